@@ -1,0 +1,581 @@
+/*
+ * The real world: files, clocks, randomness and locks of Linux. Lanes are in io_posix_lanes.c.
+ *
+ * Rules kept here
+ *   P1  Every descriptor is close-on-exec.
+ *   P2  sync is fdatasync: on Linux it makes the data durable and the size needed to read it back.
+ *       A name is durable only after sync_dir on its directory.
+ *   P3  An error of close is not reported: what matters was synced before, and what was not synced
+ * was promised to nobody. close is never repeated, not even after EINTR: the descriptor is gone. P4
+ * The host may close our descriptors and get the same numbers for files of its own (fault 114). A
+ * file remembers its (device, inode); fstat fails when they changed, and close then leaves the
+ * descriptor to whoever owns it now. P5  A lock is the kernel's flock: it ends with the process
+ * however that dies and holds across containers. A list of locked (device, inode) pairs refuses a
+ * second lock in this process with a clear text. unlock only closes: an explicit LOCK_UN in a
+ * forked child would release the parent's lock.
+ *
+ * SIGXFSZ (fault 74): a write above RLIMIT_FSIZE raises it, and its default kills. On lanes all
+ * signals are blocked, so the write fails with EFBIG → NOSPACE. The library installs no handler; a
+ * host that sets such a limit and uses files from its own threads ignores SIGXFSZ itself.
+ */
+#define _GNU_SOURCE /* sync_file_range, pwritev, O_CLOEXEC */
+#include "io/io_posix.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FILE_MODE 0666 /* the umask decides */
+#define DIR_MODE  0777
+/* A create that meets an existing file opens it, which may find it gone: try again, not for ever.
+ */
+#define CREATE_TRIES 8
+#define LOCK_TRIES   8
+#define PID_TEXT     11 /* ten digits and a newline: one overwrite replaces the whole text */
+
+struct posix_file {
+    struct io_file head;
+    int fd;
+    dev_t dev;
+    ino_t inode;
+};
+
+/* A lock of this process, in the list of all of them. */
+struct io_lock {
+    struct io_lock *next;
+    int fd;
+    dev_t dev;
+    ino_t inode;
+};
+
+static pthread_mutex_t locks_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct io_lock *locks; /* guarded by locks_mutex */
+
+static struct posix_file *posix_file(struct io_file *f)
+{
+    return CONTAINER_OF(f, struct posix_file, head);
+}
+
+/* ---- open files ---- */
+
+static ssize_t raw_pread(struct io_file *f, void *buf, size_t len, uint64_t offset)
+{
+    return pread(posix_file(f)->fd, buf, len, (off_t)offset);
+}
+
+static ssize_t raw_pwritev(struct io_file *f, const struct iovec *iov, int count, uint64_t offset)
+{
+    return pwritev(posix_file(f)->fd, iov, count, (off_t)offset);
+}
+
+static int raw_sync(struct io_file *f)
+{
+    return fdatasync(posix_file(f)->fd);
+}
+
+static int raw_truncate(struct io_file *f, uint64_t size)
+{
+    return ftruncate(posix_file(f)->fd, (off_t)size);
+}
+
+static const struct io_raw raw_ops = {raw_pread, raw_pwritev, raw_sync, raw_truncate};
+
+/* open(2), repeated when a signal interrupted it. */
+static int open_fd(const char *path, int flags)
+{
+    int fd;
+
+    do {
+        fd = open(path, flags | O_CLOEXEC, FILE_MODE);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* Opens or creates; *ret_created says which, so that creates can be counted exactly. */
+static int create_fd(const char *path, int flags, bool exclusive, bool *ret_created)
+{
+    int fd = -1;
+
+    *ret_created = false;
+    for (int i = 0; i < CREATE_TRIES; i++) {
+        fd = open_fd(path, (flags & ~O_TRUNC) | O_CREAT | O_EXCL);
+        if (fd >= 0) {
+            *ret_created = true;
+            return fd;
+        }
+        if (errno != EEXIST || exclusive) {
+            return -1;
+        }
+        fd = open_fd(path, flags);
+        if (fd >= 0 || errno != ENOENT) {
+            return fd;
+        }
+    }
+    return fd;
+}
+
+static int posix_open(struct io *io, const char *path, int flags, struct io_file **ret,
+                      struct levee_error *err)
+{
+    bool created = false;
+    struct stat st;
+    int rc;
+    int sys = (flags & IO_WRITE) != 0 ? O_RDWR : O_RDONLY;
+    struct posix_file *f = mem_zalloc(sizeof *f);
+
+    ASSERT((flags & (IO_READ | IO_WRITE)) != 0);
+    if (f == NULL) {
+        return err_nomem(err, sizeof *f);
+    }
+    if ((flags & IO_TRUNCATE) != 0) {
+        sys |= O_TRUNC;
+    }
+    f->head = (struct io_file){.io = io, .raw = &raw_ops, .path = mem_strdup(path)};
+    f->fd = -1;
+    if (f->head.path == NULL) {
+        rc = err_nomem(err, strlen(path) + 1);
+        goto fail;
+    }
+    f->fd = (flags & IO_CREATE) != 0 ? create_fd(path, sys, (flags & IO_EXCL) != 0, &created)
+                                     : open_fd(path, sys);
+    if (f->fd < 0 || fstat(f->fd, &st) < 0) {
+        rc = io_fail(err, errno, "open", path);
+        goto fail;
+    }
+    f->dev = st.st_dev;
+    f->inode = st.st_ino;
+    if (created) {
+        counter_add(&io->counts.creates, 1);
+    }
+    *ret = &f->head;
+    return LEVEE_OK;
+fail:
+    if (f->fd >= 0) {
+        (void)close(f->fd);
+    }
+    mem_free(f->head.path);
+    mem_free(f);
+    return rc;
+}
+
+static void posix_close(struct io_file *file)
+{
+    struct posix_file *f = posix_file(file);
+    struct stat st;
+
+    /* P4: only if the descriptor still is our file. P3: the result of close is of no use. */
+    if (fstat(f->fd, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->inode) {
+        (void)close(f->fd);
+    }
+    mem_free(f->head.path);
+    mem_free(f);
+}
+
+static int posix_write_back(struct io_file *f, uint64_t offset, uint64_t len,
+                            struct levee_error *err)
+{
+    int rc = sync_file_range(posix_file(f)->fd, (off_t)offset, (off_t)len, SYNC_FILE_RANGE_WRITE);
+
+    if (rc == 0 || errno == EINTR || errno == ENOSYS || errno == ESPIPE || errno == EINVAL) {
+        return LEVEE_OK; /* a hint; a file system may not know it */
+    }
+    return io_fail(err, errno, "start write-back of", f->path);
+}
+
+static void fill_stat(const struct stat *st, struct io_stat *ret)
+{
+    *ret = (struct io_stat){
+        .kind = S_ISREG(st->st_mode)   ? IO_FILE
+                : S_ISDIR(st->st_mode) ? IO_DIR
+                                       : IO_OTHER,
+        .size = (uint64_t)st->st_size,
+        .dev = st->st_dev,
+        .inode = st->st_ino,
+    };
+}
+
+static int posix_fstat(struct io_file *file, struct io_stat *ret, struct levee_error *err)
+{
+    struct posix_file *f = posix_file(file);
+    struct stat st;
+
+    if (fstat(f->fd, &st) < 0) {
+        return io_fail(err, errno, "stat open file", file->path);
+    }
+    if (st.st_dev != f->dev || st.st_ino != f->inode) {
+        int code =
+            err_set(err, LEVEE_EIO, "the descriptor of %s was closed by somebody else", file->path);
+        err_where(err, "%s, descriptor %d", file->path, f->fd);
+        err_expected(err, "inode %ju", (uintmax_t)f->inode);
+        err_found(err, "inode %ju", (uintmax_t)st.st_ino);
+        return code;
+    }
+    fill_stat(&st, ret);
+    return LEVEE_OK;
+}
+
+/* ---- names ---- */
+
+static int posix_stat(struct io *io, const char *path, struct io_stat *ret, struct levee_error *err)
+{
+    struct stat st;
+
+    (void)io;
+    if (stat(path, &st) == 0) {
+        fill_stat(&st, ret);
+        return LEVEE_OK;
+    }
+    if (errno == ENOENT || errno == ENOTDIR) {
+        *ret = (struct io_stat){.kind = IO_NONE};
+        return LEVEE_OK;
+    }
+    return io_fail(err, errno, "stat", path);
+}
+
+static int posix_rename(struct io *io, const char *from, const char *to, struct levee_error *err)
+{
+    if (rename(from, to) < 0) {
+        return io_fail(err, errno, "rename", from);
+    }
+    counter_add(&io->counts.renames, 1);
+    return LEVEE_OK;
+}
+
+static int posix_link(struct io *io, const char *from, const char *to, struct levee_error *err)
+{
+    (void)io;
+    return link(from, to) < 0 ? io_fail(err, errno, "link", to) : LEVEE_OK;
+}
+
+static int posix_unlink(struct io *io, const char *path, struct levee_error *err)
+{
+    if (unlink(path) < 0) {
+        return io_fail(err, errno, "remove", path);
+    }
+    counter_add(&io->counts.unlinks, 1);
+    return LEVEE_OK;
+}
+
+static int posix_mkdir(struct io *io, const char *path, struct levee_error *err)
+{
+    struct stat st;
+
+    (void)io;
+    if (mkdir(path, DIR_MODE) == 0) {
+        return LEVEE_OK;
+    }
+    int sys_errno = errno;
+    if (sys_errno == EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        return LEVEE_OK;
+    }
+    return io_fail(err, sys_errno, "make directory", path);
+}
+
+static int posix_sync_dir(struct io *io, const char *path, struct levee_error *err)
+{
+    int rc;
+    int sys_errno;
+    int fd = open_fd(path, O_RDONLY | O_DIRECTORY);
+
+    counter_add(&io->counts.dir_syncs, 1);
+    if (fd < 0) {
+        return io_fail(err, errno, "open directory", path);
+    }
+    do {
+        rc = fsync(fd);
+    } while (rc < 0 && errno == EINTR);
+    sys_errno = errno;
+    (void)close(fd); /* P3 */
+    return rc < 0 ? io_fail(err, sys_errno, "sync directory", path) : LEVEE_OK;
+}
+
+static int posix_list(struct io *io, const char *path, struct io_list *ret, struct levee_error *err)
+{
+    struct io_list list = {0};
+    size_t cap = 0;
+    struct dirent *entry;
+    int rc = LEVEE_OK;
+    DIR *dir = opendir(path);
+
+    (void)io;
+    if (dir == NULL) {
+        return io_fail(err, errno, "list", path);
+    }
+    for (;;) {
+        errno = 0;
+        entry = readdir(dir);
+        if (entry == NULL) {
+            rc = errno == 0 ? LEVEE_OK : io_fail(err, errno, "list", path);
+            break;
+        }
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
+            continue;
+        }
+        if (!io_list_add(&list, &cap, entry->d_name)) {
+            rc = err_nomem(err, strlen(entry->d_name) + 1);
+            break;
+        }
+    }
+    (void)closedir(dir);
+    if (rc != LEVEE_OK) {
+        io_list_free(&list);
+        return rc;
+    }
+    io_list_sort(&list);
+    *ret = list;
+    return LEVEE_OK;
+}
+
+static int posix_free_space(struct io *io, const char *path, uint64_t *ret, struct levee_error *err)
+{
+    struct statvfs fs;
+    int rc;
+
+    (void)io;
+    do {
+        rc = statvfs(path, &fs);
+    } while (rc < 0 && errno == EINTR);
+    if (rc < 0) {
+        return io_fail(err, errno, "ask for the free space of", path);
+    }
+    *ret = (uint64_t)fs.f_bavail * fs.f_frsize;
+    return LEVEE_OK;
+}
+
+/* ---- locks ---- */
+
+static int busy(struct levee_error *err, const char *path, const char *holder)
+{
+    int code = err_set(err, LEVEE_EDIR_BUSY, "in use by %s", holder);
+
+    err_where(err, "%s", path);
+    err_expected(err, "nobody holds the lock");
+    err_found(err, "held by %s", holder);
+    return code;
+}
+
+/* Names the holder from the text in the lock file; the text is a courtesy, flock is the lock. */
+static int busy_elsewhere(int fd, const char *path, struct levee_error *err)
+{
+    char text[PID_TEXT + 1] = {0};
+    char holder[64] = "another process";
+    ssize_t n = pread(fd, text, PID_TEXT, 0);
+    long pid = n > 0 ? strtol(text, NULL, 10) : 0;
+
+    if (pid > 0) {
+        (void)snprintf(holder, sizeof holder, "process %ld", pid);
+    }
+    return busy(err, path, holder);
+}
+
+/* Opens and locks; refuses what this process holds already. Called under locks_mutex. */
+static int take_lock(struct io_lock *lock, const char *path, bool *ret_replaced, bool *ret_created,
+                     struct levee_error *err)
+{
+    struct stat st;
+    struct stat named;
+
+    *ret_replaced = false;
+    lock->fd = create_fd(path, O_RDWR, false, ret_created);
+    if (lock->fd < 0 || fstat(lock->fd, &st) < 0) {
+        return io_fail(err, errno, "open lock file", path);
+    }
+    lock->dev = st.st_dev;
+    lock->inode = st.st_ino;
+    for (struct io_lock *held = locks; held != NULL; held = held->next) {
+        if (held->dev == lock->dev && held->inode == lock->inode) {
+            char holder[64];
+            (void)snprintf(holder, sizeof holder, "this process (%ld)", (long)getpid());
+            return busy(err, path, holder);
+        }
+    }
+    if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
+        if (errno == EWOULDBLOCK) {
+            return busy_elsewhere(lock->fd, path, err);
+        }
+        return io_fail(err, errno, "lock", path);
+    }
+    /* Somebody may have removed or replaced the file between our open and our flock: a lock on a
+     * file that no longer has the name excludes nobody. */
+    *ret_replaced =
+        stat(path, &named) < 0 || named.st_dev != st.st_dev || named.st_ino != st.st_ino;
+    return LEVEE_OK;
+}
+
+/* The holder's pid, for the message of whoever comes second. A full disk must not keep a context
+ * from starting (design 4d.13), so a failure only blunts that message. */
+static void write_pid(int fd)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof text, "%-*ld\n", PID_TEXT - 1, (long)getpid());
+    if (pwrite(fd, text, PID_TEXT, 0) != PID_TEXT) {
+        (void)ftruncate(fd, 0);
+    }
+}
+
+static int posix_lock(struct io *io, const char *path, struct io_lock **ret,
+                      struct levee_error *err)
+{
+    bool replaced = true;
+    bool created = false;
+    int rc = LEVEE_OK;
+    struct io_lock *lock = mem_zalloc(sizeof *lock);
+
+    if (lock == NULL) {
+        return err_nomem(err, sizeof *lock);
+    }
+    (void)pthread_mutex_lock(&locks_mutex);
+    for (int i = 0; i < LOCK_TRIES && replaced; i++) {
+        rc = take_lock(lock, path, &replaced, &created, err);
+        if (created) {
+            counter_add(&io->counts.creates, 1);
+        }
+        if ((rc != LEVEE_OK || replaced) && lock->fd >= 0) {
+            (void)close(lock->fd); /* ends the flock as well */
+        }
+        if (rc != LEVEE_OK) {
+            break;
+        }
+    }
+    if (rc == LEVEE_OK && replaced) {
+        rc = busy(err, path, "a process that keeps replacing it");
+    }
+    if (rc == LEVEE_OK) {
+        write_pid(lock->fd);
+        lock->next = locks;
+        locks = lock;
+        *ret = lock;
+    } else {
+        mem_free(lock);
+    }
+    (void)pthread_mutex_unlock(&locks_mutex);
+    return rc;
+}
+
+static void posix_unlock(struct io_lock *lock)
+{
+    struct stat st;
+
+    (void)pthread_mutex_lock(&locks_mutex);
+    for (struct io_lock **at = &locks; *at != NULL; at = &(*at)->next) {
+        if (*at == lock) {
+            *at = lock->next;
+            break;
+        }
+    }
+    if (fstat(lock->fd, &st) == 0 && st.st_dev == lock->dev && st.st_ino == lock->inode) {
+        (void)close(lock->fd); /* P5 */
+    }
+    (void)pthread_mutex_unlock(&locks_mutex);
+    mem_free(lock);
+}
+
+/* ---- clocks and randomness ---- */
+
+uint64_t io_posix_clock_ns(clockid_t clock)
+{
+    struct timespec ts;
+    int rc = clock_gettime(clock, &ts);
+
+    ASSERT(rc == 0); /* it fails only for a clock that does not exist */
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t io_posix_now_ns(struct io *io)
+{
+    (void)io;
+    return io_posix_clock_ns(CLOCK_BOOTTIME);
+}
+
+static int64_t posix_wall_ms(struct io *io)
+{
+    (void)io;
+    return (int64_t)(io_posix_clock_ns(CLOCK_REALTIME) / 1000000);
+}
+
+static uint64_t posix_random(struct io *io)
+{
+    uint64_t value = 0;
+    ssize_t n;
+
+    do {
+        n = getrandom(&value, sizeof value, 0); /* up to 256 bytes are never cut short */
+    } while (n < 0 && errno == EINTR);
+    if (n != (ssize_t)sizeof value) {
+        /* A sandbox without the call. Identities need to differ, not to be secret. */
+        uint64_t seed = io_posix_now_ns(io) ^ (uint64_t)posix_wall_ms(io) << 20 ^ io->pid;
+        value = rng_next(&seed);
+    }
+    return value;
+}
+
+/* ---- the object ---- */
+
+static void posix_free(struct io *io)
+{
+    struct posix_io *posix = posix_io(io);
+
+    io_posix_lanes_release(posix);
+    mem_free(posix);
+}
+
+static const struct io_ops posix_ops = {
+    .version = 1,
+    .open = posix_open,
+    .close = posix_close,
+    .pread = io_file_pread,
+    .pwritev = io_file_pwritev,
+    .sync = io_file_sync,
+    .write_back = posix_write_back,
+    .truncate = io_file_truncate,
+    .fstat = posix_fstat,
+    .stat = posix_stat,
+    .rename = posix_rename,
+    .link = posix_link,
+    .unlink = posix_unlink,
+    .mkdir = posix_mkdir,
+    .sync_dir = posix_sync_dir,
+    .list = posix_list,
+    .free_space = posix_free_space,
+    .lock = posix_lock,
+    .unlock = posix_unlock,
+    .now_ns = io_posix_now_ns,
+    .wall_ms = posix_wall_ms,
+    .random = posix_random,
+    .lane_open = io_posix_lane_open,
+    .lane_post = io_posix_lane_post,
+    .lane_post_at = io_posix_lane_post_at,
+    .lane_cancel = io_posix_lane_cancel,
+    .lane_close = io_posix_lane_close,
+    .lane_current = io_posix_lane_current,
+    .wait = io_posix_wait,
+    .notify = io_posix_notify,
+    .free = posix_free,
+};
+
+int io_posix_new(struct io **ret, struct levee_error *err)
+{
+    struct posix_io *posix = mem_zalloc(sizeof *posix);
+
+    if (posix == NULL) {
+        return err_nomem(err, sizeof *posix);
+    }
+    posix->head.ops = &posix_ops;
+    posix->head.pid = (uint32_t)getpid();
+    int rc = io_posix_lanes_init(posix, err);
+    if (rc != LEVEE_OK) {
+        mem_free(posix);
+        return rc;
+    }
+    *ret = &posix->head;
+    return LEVEE_OK;
+}
