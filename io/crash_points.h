@@ -1,6 +1,6 @@
 /*
- * Every gap between two durable steps has a name here. Tests kill the process (or cut the power of the
- * simulated disk) at each of them, and a test fails when one is never reached.
+ * Every gap between two durable steps has a name here. Tests kill the process (or cut the power of
+ * the simulated disk) at each of them, and a test fails when one is never reached.
  */
 #ifndef LEVEE_IO_CRASH_POINTS_H
 #define LEVEE_IO_CRASH_POINTS_H

@@ -1,11 +1,11 @@
 /*
- * io: the only door to files, clocks, randomness and threads. The product uses io_posix (real), tests io_sim
- * (a simulated disk, clock and schedule from one seed). A function here either did all of what it says or
- * returns a negative code with err filled in (what, path, errno).
+ * io: the only door to files, clocks, randomness and threads. The product uses io_posix (real),
+ * tests io_sim (a simulated disk, clock and schedule from one seed). A function here either did all
+ * of what it says or returns a negative code with err filled in (what, path, errno).
  *
- * Lanes. Everything that runs, runs as a task on a lane; a lane runs its tasks one at a time, in order. In
- * io_posix a lane is a thread, in io_sim a queue from which the seeded scheduler takes. Code on a
- * lane may block on file I/O but never on another lane; lanes talk by posting tasks.
+ * Lanes. Everything that runs, runs as a task on a lane; a lane runs its tasks one at a time, in
+ * order. In io_posix a lane is a thread, in io_sim a queue from which the seeded scheduler takes.
+ * Code on a lane may block on file I/O but never on another lane; lanes talk by posting tasks.
  */
 #ifndef LEVEE_IO_H
 #define LEVEE_IO_H
@@ -21,9 +21,9 @@ struct io_lane;
 struct io_lock;
 
 enum io_open_flags {
-    IO_READ = 1,    /* read only */
-    IO_WRITE = 2,   /* read and write */
-    IO_CREATE = 4,  /* create if missing; with IO_EXCL fail with EXISTS if present */
+    IO_READ = 1,   /* read only */
+    IO_WRITE = 2,  /* read and write */
+    IO_CREATE = 4, /* create if missing; with IO_EXCL fail with EXISTS if present */
     IO_EXCL = 8,
     IO_TRUNCATE = 16
 };
@@ -45,7 +45,8 @@ struct io_list {
     size_t count;
 };
 
-/* A task: embedded in its owner, which keeps it alive until it ran. Posted at most once at a time. */
+/* A task: embedded in its owner, which keeps it alive until it ran. Posted at most once at a time.
+ */
 struct io_task {
     struct link link;
     void (*run)(struct io_task *task);
@@ -53,15 +54,19 @@ struct io_task {
     bool queued;     /* guarded by the lane */
 };
 
-struct io_counts { /* exact counts since creation: the regression gates of the budget (design 4d.20) */
-    struct counter writes, write_bytes, reads, read_bytes, syncs, dir_syncs, renames, unlinks, creates;
+struct io_counts { /* exact counts since creation: the regression gates of the budget (design 4d.20)
+                    */
+    struct counter writes, write_bytes, reads, read_bytes, syncs, dir_syncs, renames, unlinks,
+        creates;
 };
 
 struct io_ops {
     int version; /* 1 */
-    int (*open)(struct io *io, const char *path, int flags, struct io_file **ret, struct levee_error *err);
+    int (*open)(struct io *io, const char *path, int flags, struct io_file **ret,
+                struct levee_error *err);
     void (*close)(struct io_file *f);
-    /* Reads up to len bytes at offset; *ret_got < len only at end of file. EINTR and short reads are handled. */
+    /* Reads up to len bytes at offset; *ret_got < len only at end of file. EINTR and short reads
+     * are handled. */
     int (*pread)(struct io_file *f, void *buf, size_t len, uint64_t offset, size_t *ret_got,
                  struct levee_error *err);
     /* Writes all bytes of all vectors at offset, or fails. Short writes and EINTR are handled. */
@@ -83,26 +88,30 @@ struct io_ops {
     int (*list)(struct io *io, const char *path, struct io_list *ret, struct levee_error *err);
     /* File-system free space under path, bytes. */
     int (*free_space)(struct io *io, const char *path, uint64_t *ret, struct levee_error *err);
-    /* Exclusive lock on a file (created if missing) that holds the owner's pid; DIR_BUSY names the holder.
-     * Also refuses a second lock of the same file in this process. Released by unlock or process death. */
+    /* Exclusive lock on a file (created if missing) that holds the owner's pid; DIR_BUSY names the
+     * holder. Also refuses a second lock of the same file in this process. Released by unlock or
+     * process death. */
     int (*lock)(struct io *io, const char *path, struct io_lock **ret, struct levee_error *err);
     void (*unlock)(struct io_lock *lock);
 
-    uint64_t (*now_ns)(struct io *io);  /* boot-time clock: monotonic, counts suspend */
-    int64_t (*wall_ms)(struct io *io);  /* wall clock, ms since 1970 */
+    uint64_t (*now_ns)(struct io *io); /* boot-time clock: monotonic, counts suspend */
+    int64_t (*wall_ms)(struct io *io); /* wall clock, ms since 1970 */
     uint64_t (*random)(struct io *io);
 
-    int (*lane_open)(struct io *io, const char *name, struct io_lane **ret, struct levee_error *err);
+    int (*lane_open)(struct io *io, const char *name, struct io_lane **ret,
+                     struct levee_error *err);
     void (*lane_post)(struct io_lane *lane, struct io_task *task);
     void (*lane_post_at)(struct io_lane *lane, struct io_task *task, uint64_t due_ns);
     /* Takes a queued or timed task back; false: it runs or ran. Only from the lane itself. */
     bool (*lane_cancel)(struct io_lane *lane, struct io_task *task);
-    /* Runs what is queued (timed tasks are dropped), then ends the lane. Not from the lane itself. */
+    /* Runs what is queued (timed tasks are dropped), then ends the lane. Not from the lane itself.
+     */
     void (*lane_close)(struct io_lane *lane);
     /* True on the lane's own thread. */
     bool (*lane_current)(struct io_lane *lane);
-    /* Blocks the caller until done(arg) is true or the deadline passed (UINT64_MAX: none); re-evaluated after every
-     * io_notify. In io_sim it runs the schedule. Returns the last done(arg). Not from a lane. */
+    /* Blocks the caller until done(arg) is true or the deadline passed (UINT64_MAX: none);
+     * re-evaluated after every io_notify. In io_sim it runs the schedule. Returns the last
+     * done(arg). Not from a lane. */
     bool (*wait)(struct io *io, bool (*done)(void *arg), void *arg, uint64_t deadline_ns);
     void (*notify)(struct io *io);
     void (*free)(struct io *io); /* called by io_free */
@@ -133,15 +142,20 @@ const char *crash_point_name(enum crash_point point);
 int io_check_fork(const struct io *io, struct levee_error *err);
 
 /* ---- helpers over the vtable (io/io.c) ---- */
-int io_pread_all(struct io_file *f, struct io *io, void *buf, size_t len, uint64_t offset, struct levee_error *err);
-/* Writes a small file by temp name → write → sync → rename → sync directory. The named points are hit between. */
-int io_publish(struct io *io, const char *dir, const char *name, struct levee_slice data, struct levee_error *err);
+int io_pread_all(struct io_file *f, struct io *io, void *buf, size_t len, uint64_t offset,
+                 struct levee_error *err);
+/* Writes a small file by temp name → write → sync → rename → sync directory. The named points are
+ * hit between. */
+int io_publish(struct io *io, const char *dir, const char *name, struct levee_slice data,
+               struct levee_error *err);
 /* Whole file into a buffer, refusing more than max bytes. */
-int io_read_file(struct io *io, const char *path, size_t max, struct buf *ret, struct levee_error *err);
+int io_read_file(struct io *io, const char *path, size_t max, struct buf *ret,
+                 struct levee_error *err);
 /* XXH3-64 of the file's bytes, by pread in pieces of 1 MiB. */
-int io_hash_file(struct io *io, const char *path, uint64_t *ret_size, uint64_t *ret_hash, struct levee_error *err);
-/* Moves a file into dir/quarantine/ under a name that does not exist there yet (8 at most kept per prefix is the
- * caller's business); the directory is synced. */
+int io_hash_file(struct io *io, const char *path, uint64_t *ret_size, uint64_t *ret_hash,
+                 struct levee_error *err);
+/* Moves a file into dir/quarantine/ under a name that does not exist there yet (8 at most kept per
+ * prefix is the caller's business); the directory is synced. */
 int io_quarantine(struct io *io, const char *dir, const char *path, struct levee_error *err);
 void io_list_free(struct io_list *list);
 /* dir + "/" + name into buf; LIMIT when too long. */
@@ -154,24 +168,30 @@ bool io_is_temp(const char *name);
 /* ---- the simulator (io/io_sim.c); see levee/testing.h for the public side ---- */
 struct sim_faults {
     uint64_t seed;
-    uint64_t crash_at_step;      /* the crash happens instead of the n-th I/O step (1-based); 0 = never */
-    uint32_t keep_per_mille;     /* at a crash, of each unsynced 512 B sector: kept … */
-    uint32_t garble_per_mille;   /* … or garbled; the rest is dropped. Names and sizes: kept with keep_per_mille */
-    uint64_t fail_at_step;       /* the n-th I/O step fails with fail_errno, once; 0 = never */
+    uint64_t
+        crash_at_step; /* the crash happens instead of the n-th I/O step (1-based); 0 = never */
+    uint32_t keep_per_mille;   /* at a crash, of each unsynced 512 B sector: kept … */
+    uint32_t garble_per_mille; /* … or garbled; the rest is dropped. Names and sizes: kept with
+                                  keep_per_mille */
+    uint64_t fail_at_step;     /* the n-th I/O step fails with fail_errno, once; 0 = never */
     int fail_errno;
     uint32_t short_write_per_mille, eintr_per_mille;
-    uint64_t capacity_bytes;     /* disk size; 0 = unlimited */
-    uint64_t slow_ns;            /* virtual time every sync takes */
-    bool lying_sync;             /* sync returns 0 and persists nothing (fault 29) */
+    uint64_t capacity_bytes; /* disk size; 0 = unlimited */
+    uint64_t slow_ns;        /* virtual time every sync takes */
+    bool lying_sync;         /* sync returns 0 and persists nothing (fault 29) */
 };
 int io_sim_new(const struct sim_faults *faults, struct io **ret, struct levee_error *err);
-/* Replaces the faults (a new seed also reseeds schedule and randomness). Steps are counted from zero again. */
+/* Replaces the faults (a new seed also reseeds schedule and randomness). Steps are counted from
+ * zero again. */
 void io_sim_set_faults(struct io *io, const struct sim_faults *faults);
 uint64_t io_sim_steps(const struct io *io);
 bool io_sim_crashed(const struct io *io);
-/* What a power loss leaves: resolves every unsynced sector, name and size by the seed, forgets all handles, locks,
- * lanes and queued tasks (nothing runs). After a process death (kill) all written bytes are kept instead. The io is
- * then ready for the next life. Call only after the objects of the old life were freed. */
+/* Crashes now, as crash_at_step does; for a crash_hook that stops at a named point. */
+void io_sim_crash(struct io *io);
+/* What a power loss leaves: resolves every unsynced sector, name and size by the seed, forgets all
+ * handles, locks, lanes and queued tasks (nothing runs). After a process death (kill) all written
+ * bytes are kept instead. The io is then ready for the next life. Call only after the objects of
+ * the old life were freed. */
 void io_sim_power_loss(struct io *io);
 void io_sim_kill(struct io *io);
 /* Fingerprint of the disk image the last crash left (to count distinct crashes). */
