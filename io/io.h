@@ -45,8 +45,7 @@ struct io_list {
     size_t count;
 };
 
-/* A task: embedded in its owner, which keeps it alive until it ran. Posted at most once at a time.
- */
+/* A task: embedded in its owner, which keeps it alive until it ran. Posted once at a time. */
 struct io_task {
     struct link link;
     void (*run)(struct io_task *task);
@@ -54,10 +53,12 @@ struct io_task {
     bool queued;     /* guarded by the lane */
 };
 
-struct io_counts { /* exact counts since creation: the regression gates of the budget (design 4d.20)
-                    */
-    struct counter writes, write_bytes, reads, read_bytes, syncs, dir_syncs, renames, unlinks,
-        creates;
+/* Exact counts since creation: the regression gates of the budget (design 4d.20). A call of the
+ * vtable counts once, however many system calls it took; creates are files that did not exist
+ * before. */
+struct io_counts {
+    struct counter writes, write_bytes, reads, read_bytes, syncs, dir_syncs;
+    struct counter renames, unlinks, creates;
 };
 
 struct io_ops {
@@ -77,6 +78,7 @@ struct io_ops {
     /* Starts write-back of a range without waiting for durability (a hint; may do nothing). */
     int (*write_back)(struct io_file *f, uint64_t offset, uint64_t len, struct levee_error *err);
     int (*truncate)(struct io_file *f, uint64_t size, struct levee_error *err);
+    /* Fails when the host has closed our descriptor and got its number for another file (114). */
     int (*fstat)(struct io_file *f, struct io_stat *ret, struct levee_error *err);
 
     int (*stat)(struct io *io, const char *path, struct io_stat *ret, struct levee_error *err);
@@ -104,8 +106,7 @@ struct io_ops {
     void (*lane_post_at)(struct io_lane *lane, struct io_task *task, uint64_t due_ns);
     /* Takes a queued or timed task back; false: it runs or ran. Only from the lane itself. */
     bool (*lane_cancel)(struct io_lane *lane, struct io_task *task);
-    /* Runs what is queued (timed tasks are dropped), then ends the lane. Not from the lane itself.
-     */
+    /* Runs what is queued, drops what is timed, then ends the lane. Not from the lane itself. */
     void (*lane_close)(struct io_lane *lane);
     /* True on the lane's own thread. */
     bool (*lane_current)(struct io_lane *lane);
@@ -115,6 +116,9 @@ struct io_ops {
     bool (*wait)(struct io *io, bool (*done)(void *arg), void *arg, uint64_t deadline_ns);
     void (*notify)(struct io *io);
     void (*free)(struct io *io); /* called by io_free */
+    /* Kind of the file system under path, a static string: "ext4", "xfs", "nfs" …, "other" (118).
+     */
+    int (*fs_type)(struct io *io, const char *path, const char **ret, struct levee_error *err);
 };
 
 struct io {
@@ -168,42 +172,46 @@ bool io_is_temp(const char *name);
 /* ---- the simulator (io/io_sim.c); see levee/testing.h for the public side ---- */
 struct sim_faults {
     uint64_t seed;
-    uint64_t
-        crash_at_step; /* the crash happens instead of the n-th I/O step (1-based); 0 = never */
-    uint32_t keep_per_mille;   /* at a crash, of each unsynced 512 B sector: kept … */
-    uint32_t garble_per_mille; /* … or garbled; the rest is dropped. Names and sizes: kept with
-                                  keep_per_mille */
-    uint64_t fail_at_step;     /* the n-th I/O step fails with fail_errno, once; 0 = never */
+    /* The crash happens instead of the n-th I/O step (1-based); 0 = never. A step is a call that
+     * may change the image or its durability; io_sim_files.c lists them. */
+    uint64_t crash_at_step;
+    /* At a power loss each unsynced 512 B sector is kept or garbled with these chances, otherwise
+     * dropped. Names and sizes: kept with keep_per_mille. */
+    uint32_t keep_per_mille, garble_per_mille;
+    uint64_t fail_at_step; /* the n-th I/O step fails with fail_errno, once; 0 = never */
+    uint64_t fail_at_read; /* the n-th pread fails with EIO, once; 0 = never */
     int fail_errno;
-    uint32_t short_write_per_mille, eintr_per_mille;
-    uint64_t capacity_bytes; /* disk size; 0 = unlimited */
-    uint64_t slow_ns;        /* virtual time every sync takes */
-    bool lying_sync;         /* sync returns 0 and persists nothing (fault 29) */
+    uint32_t short_write_per_mille, eintr_per_mille; /* writes and reads; hidden by the loops */
+    uint64_t capacity_bytes;                         /* disk size; 0 = unlimited */
+    uint64_t slow_ns;                                /* virtual time every sync takes */
+    bool lying_sync; /* syncs return 0 and persist nothing (fault 29) */
 };
 int io_sim_new(const struct sim_faults *faults, struct io **ret, struct levee_error *err);
-/* Replaces the faults (a new seed also reseeds schedule and randomness). Steps are counted from
- * zero again. */
+/* Replaces the faults; a seed that differs also reseeds schedule and randomness. Steps and reads
+ * are counted from zero again. */
 void io_sim_set_faults(struct io *io, const struct sim_faults *faults);
 uint64_t io_sim_steps(const struct io *io);
+uint64_t io_sim_reads(const struct io *io);
 bool io_sim_crashed(const struct io *io);
 /* Crashes now, as crash_at_step does; for a crash_hook that stops at a named point. */
 void io_sim_crash(struct io *io);
-/* What a power loss leaves: resolves every unsynced sector, name and size by the seed, forgets all
- * handles, locks, lanes and queued tasks (nothing runs). After a process death (kill) all written
- * bytes are kept instead. The io is then ready for the next life. Call only after the objects of
- * the old life were freed. */
+/* A life ends, after a crash or an orderly end: call it when its files, locks and lanes are closed.
+ * The io is then ready for the next one. A power loss resolves every unsynced sector, name and size
+ * by the seed. A process death (kill) keeps every written byte, but what was unsynced stays
+ * unsynced: a power loss in a later life may still take it, as it may take the page cache's. */
 void io_sim_power_loss(struct io *io);
 void io_sim_kill(struct io *io);
-/* Fingerprint of the disk image the last crash left (to count distinct crashes). */
+/* Fingerprint of the disk image the last of these left (to count distinct crashes). */
 uint64_t io_sim_image_hash(const struct io *io);
 /* Runs tasks until none is runnable before the virtual deadline; virtual time ends there. */
 void io_sim_run(struct io *io, uint64_t until_ns);
 /* Runs one task; false: nothing is queued or timed. */
 bool io_sim_step(struct io *io);
 void io_sim_set_wall(struct io *io, int64_t wall_ms);
-/* Reaches into the durable and written image: for damage tests. NULL: no such file. */
+/* The bytes a reader sees, for damage tests; where they are synced (always after a power loss), the
+ * durable ones as well. Valid until the file is written or truncated. NULL: no such file. */
 uint8_t *io_sim_bytes(struct io *io, const char *path, uint64_t *ret_size);
-/* Reads of this byte range fail with EIO (a bad sector); len 0 clears. */
+/* Reads of this byte range fail with EIO (a bad sector); one range a file, len 0 clears. */
 void io_sim_bad_range(struct io *io, const char *path, uint64_t offset, uint64_t len);
 
 #endif

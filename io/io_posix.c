@@ -1,18 +1,16 @@
 /*
- * The real world: files, clocks, randomness and locks of Linux. Lanes are in io_posix_lanes.c.
+ * The real world: files, names, clocks and randomness of Linux. Locks are in io_posix_lock.c, lanes
+ * in io_posix_lanes.c.
  *
- * Rules kept here
  *   P1  Every descriptor is close-on-exec.
  *   P2  sync is fdatasync: on Linux it makes the data durable and the size needed to read it back.
  *       A name is durable only after sync_dir on its directory.
  *   P3  An error of close is not reported: what matters was synced before, and what was not synced
- * was promised to nobody. close is never repeated, not even after EINTR: the descriptor is gone. P4
- * The host may close our descriptors and get the same numbers for files of its own (fault 114). A
- * file remembers its (device, inode); fstat fails when they changed, and close then leaves the
- * descriptor to whoever owns it now. P5  A lock is the kernel's flock: it ends with the process
- * however that dies and holds across containers. A list of locked (device, inode) pairs refuses a
- * second lock in this process with a clear text. unlock only closes: an explicit LOCK_UN in a
- * forked child would release the parent's lock.
+ *       was promised to nobody. close is never repeated, not even after EINTR: the descriptor is
+ *       gone.
+ *   P4  The host may close our descriptors and get their numbers for files of its own (fault 114).
+ *       A file remembers its (device, inode); fstat fails when they changed, and close then leaves
+ *       the descriptor to whoever owns it now.
  *
  * SIGXFSZ (fault 74): a write above RLIMIT_FSIZE raises it, and its default kills. On lanes all
  * signals are blocked, so the write fails with EFBIG → NOSPACE. The library installs no handler; a
@@ -26,20 +24,17 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #define FILE_MODE 0666 /* the umask decides */
 #define DIR_MODE  0777
-/* A create that meets an existing file opens it, which may find it gone: try again, not for ever.
- */
+/* A create that meets an existing file opens it, which may find it gone: try again, not for ever */
 #define CREATE_TRIES 8
-#define LOCK_TRIES   8
-#define PID_TEXT     11 /* ten digits and a newline: one overwrite replaces the whole text */
 
 struct posix_file {
     struct io_file head;
@@ -47,17 +42,6 @@ struct posix_file {
     dev_t dev;
     ino_t inode;
 };
-
-/* A lock of this process, in the list of all of them. */
-struct io_lock {
-    struct io_lock *next;
-    int fd;
-    dev_t dev;
-    ino_t inode;
-};
-
-static pthread_mutex_t locks_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct io_lock *locks; /* guarded by locks_mutex */
 
 static struct posix_file *posix_file(struct io_file *f)
 {
@@ -100,7 +84,7 @@ static int open_fd(const char *path, int flags)
 }
 
 /* Opens or creates; *ret_created says which, so that creates can be counted exactly. */
-static int create_fd(const char *path, int flags, bool exclusive, bool *ret_created)
+int io_posix_create_fd(const char *path, int flags, bool exclusive, bool *ret_created)
 {
     int fd = -1;
 
@@ -144,8 +128,9 @@ static int posix_open(struct io *io, const char *path, int flags, struct io_file
         rc = err_nomem(err, strlen(path) + 1);
         goto fail;
     }
-    f->fd = (flags & IO_CREATE) != 0 ? create_fd(path, sys, (flags & IO_EXCL) != 0, &created)
-                                     : open_fd(path, sys);
+    f->fd = (flags & IO_CREATE) != 0
+                ? io_posix_create_fd(path, sys, (flags & IO_EXCL) != 0, &created)
+                : open_fd(path, sys);
     if (f->fd < 0 || fstat(f->fd, &st) < 0) {
         rc = io_fail(err, errno, "open", path);
         goto fail;
@@ -350,133 +335,37 @@ static int posix_free_space(struct io *io, const char *path, uint64_t *ret, stru
     return LEVEE_OK;
 }
 
-/* ---- locks ---- */
-
-static int busy(struct levee_error *err, const char *path, const char *holder)
+static int posix_fs_type(struct io *io, const char *path, const char **ret, struct levee_error *err)
 {
-    int code = err_set(err, LEVEE_EDIR_BUSY, "in use by %s", holder);
+    /* Numbers of linux/magic.h and the file systems' sources; not all are in the header. */
+    static const struct {
+        unsigned long magic;
+        const char *name;
+    } known[] = {
+        {0xef53, "ext4"},      {0x58465342, "xfs"},     {0x9123683e, "btrfs"},
+        {0xf2f52010, "f2fs"},  {0x2fc12fc1, "zfs"},     {0x01021994, "tmpfs"},
+        {0x858458f6, "ramfs"}, {0x794c7630, "overlay"}, {0x6969, "nfs"},
+        {0xff534d42, "cifs"},  {0xfe534d42, "cifs"},    {0x517b, "smb"},
+        {0x65735546, "fuse"},  {0x01021997, "9p"},      {0x00c36400, "ceph"},
+        {0x4d44, "vfat"},      {0x2011bab0, "exfat"},   {0x47504653, "gpfs"},
+    };
+    struct statfs fs;
+    int rc;
 
-    err_where(err, "%s", path);
-    err_expected(err, "nobody holds the lock");
-    err_found(err, "held by %s", holder);
-    return code;
-}
-
-/* Names the holder from the text in the lock file; the text is a courtesy, flock is the lock. */
-static int busy_elsewhere(int fd, const char *path, struct levee_error *err)
-{
-    char text[PID_TEXT + 1] = {0};
-    char holder[64] = "another process";
-    ssize_t n = pread(fd, text, PID_TEXT, 0);
-    long pid = n > 0 ? strtol(text, NULL, 10) : 0;
-
-    if (pid > 0) {
-        (void)snprintf(holder, sizeof holder, "process %ld", pid);
+    (void)io;
+    do {
+        rc = statfs(path, &fs);
+    } while (rc < 0 && errno == EINTR);
+    if (rc < 0) {
+        return io_fail(err, errno, "ask for the file system of", path);
     }
-    return busy(err, path, holder);
-}
-
-/* Opens and locks; refuses what this process holds already. Called under locks_mutex. */
-static int take_lock(struct io_lock *lock, const char *path, bool *ret_replaced, bool *ret_created,
-                     struct levee_error *err)
-{
-    struct stat st;
-    struct stat named;
-
-    *ret_replaced = false;
-    lock->fd = create_fd(path, O_RDWR, false, ret_created);
-    if (lock->fd < 0 || fstat(lock->fd, &st) < 0) {
-        return io_fail(err, errno, "open lock file", path);
-    }
-    lock->dev = st.st_dev;
-    lock->inode = st.st_ino;
-    for (struct io_lock *held = locks; held != NULL; held = held->next) {
-        if (held->dev == lock->dev && held->inode == lock->inode) {
-            char holder[64];
-            (void)snprintf(holder, sizeof holder, "this process (%ld)", (long)getpid());
-            return busy(err, path, holder);
+    *ret = "other";
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (known[i].magic == ((unsigned long)fs.f_type & 0xffffffffUL)) {
+            *ret = known[i].name;
         }
     }
-    if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
-        if (errno == EWOULDBLOCK) {
-            return busy_elsewhere(lock->fd, path, err);
-        }
-        return io_fail(err, errno, "lock", path);
-    }
-    /* Somebody may have removed or replaced the file between our open and our flock: a lock on a
-     * file that no longer has the name excludes nobody. */
-    *ret_replaced =
-        stat(path, &named) < 0 || named.st_dev != st.st_dev || named.st_ino != st.st_ino;
     return LEVEE_OK;
-}
-
-/* The holder's pid, for the message of whoever comes second. A full disk must not keep a context
- * from starting (design 4d.13), so a failure only blunts that message. */
-static void write_pid(int fd)
-{
-    char text[32];
-
-    (void)snprintf(text, sizeof text, "%-*ld\n", PID_TEXT - 1, (long)getpid());
-    if (pwrite(fd, text, PID_TEXT, 0) != PID_TEXT) {
-        (void)ftruncate(fd, 0);
-    }
-}
-
-static int posix_lock(struct io *io, const char *path, struct io_lock **ret,
-                      struct levee_error *err)
-{
-    bool replaced = true;
-    bool created = false;
-    int rc = LEVEE_OK;
-    struct io_lock *lock = mem_zalloc(sizeof *lock);
-
-    if (lock == NULL) {
-        return err_nomem(err, sizeof *lock);
-    }
-    (void)pthread_mutex_lock(&locks_mutex);
-    for (int i = 0; i < LOCK_TRIES && replaced; i++) {
-        rc = take_lock(lock, path, &replaced, &created, err);
-        if (created) {
-            counter_add(&io->counts.creates, 1);
-        }
-        if ((rc != LEVEE_OK || replaced) && lock->fd >= 0) {
-            (void)close(lock->fd); /* ends the flock as well */
-        }
-        if (rc != LEVEE_OK) {
-            break;
-        }
-    }
-    if (rc == LEVEE_OK && replaced) {
-        rc = busy(err, path, "a process that keeps replacing it");
-    }
-    if (rc == LEVEE_OK) {
-        write_pid(lock->fd);
-        lock->next = locks;
-        locks = lock;
-        *ret = lock;
-    } else {
-        mem_free(lock);
-    }
-    (void)pthread_mutex_unlock(&locks_mutex);
-    return rc;
-}
-
-static void posix_unlock(struct io_lock *lock)
-{
-    struct stat st;
-
-    (void)pthread_mutex_lock(&locks_mutex);
-    for (struct io_lock **at = &locks; *at != NULL; at = &(*at)->next) {
-        if (*at == lock) {
-            *at = lock->next;
-            break;
-        }
-    }
-    if (fstat(lock->fd, &st) == 0 && st.st_dev == lock->dev && st.st_ino == lock->inode) {
-        (void)close(lock->fd); /* P5 */
-    }
-    (void)pthread_mutex_unlock(&locks_mutex);
-    mem_free(lock);
 }
 
 /* ---- clocks and randomness ---- */
@@ -546,8 +435,8 @@ static const struct io_ops posix_ops = {
     .sync_dir = posix_sync_dir,
     .list = posix_list,
     .free_space = posix_free_space,
-    .lock = posix_lock,
-    .unlock = posix_unlock,
+    .lock = io_posix_lock,
+    .unlock = io_posix_unlock,
     .now_ns = io_posix_now_ns,
     .wall_ms = posix_wall_ms,
     .random = posix_random,
@@ -560,6 +449,7 @@ static const struct io_ops posix_ops = {
     .wait = io_posix_wait,
     .notify = io_posix_notify,
     .free = posix_free,
+    .fs_type = posix_fs_type,
 };
 
 int io_posix_new(struct io **ret, struct levee_error *err)

@@ -1,4 +1,4 @@
-/* What io_posix.c and io_posix_lanes.c share. */
+/* What the files of io_posix share. */
 #ifndef LEVEE_IO_POSIX_H
 #define LEVEE_IO_POSIX_H
 
@@ -24,6 +24,12 @@ static inline struct posix_io *posix_io(struct io *io)
 
 uint64_t io_posix_clock_ns(clockid_t clock);
 uint64_t io_posix_now_ns(struct io *io);
+
+/* Opens or, if missing, creates; *ret_created says which. -1 and errno. (io_posix.c) */
+int io_posix_create_fd(const char *path, int flags, bool exclusive, bool *ret_created);
+
+int io_posix_lock(struct io *io, const char *path, struct io_lock **ret, struct levee_error *err);
+void io_posix_unlock(struct io_lock *lock);
 
 int io_posix_lanes_init(struct posix_io *posix, struct levee_error *err);
 void io_posix_lanes_release(struct posix_io *posix);

@@ -6,15 +6,18 @@
  * Tasks are threaded through their owners, so a post takes no memory and cannot fail.
  *
  *   L1  A task is off the queue, and never touched again, before it runs: it may free itself or
- * post itself again. L2  close runs what is queued, and what those tasks post to their own lane,
- * drops what is timed, and returns when the thread has ended. Nobody else may post once close was
- * called. L3  Due times are on the boot-time clock, but a condition can only sleep on the monotonic
- * one, which stands still while the machine is suspended. Sleeps are therefore cut into pieces of a
- *       second, after each of which the boot-time clock is looked at again.
- *   L4  All signals a handler of the host may be waiting for stay with the host's threads: they are
- *       blocked on lanes. Only those that a thread raises against itself by a fault stay open.
- *   L5  `done` is evaluated with no lock of ours held, so it may take any lock, and notify may be
- * called under any lock. A turn counter closes the gap between evaluating and sleeping.
+ *       post itself again.
+ *   L2  close runs what is queued, and what those tasks post to their own lane, drops what is
+ *       timed, and returns when the thread has ended. Nobody else may post once close was
+ *       called.
+ *   L3  Due times are on the boot-time clock, but a condition can only sleep on the monotonic
+ *       one, which stands still while the machine is suspended. Sleeps are therefore cut into
+ *       pieces of a second, after each of which the boot-time clock is looked at again.
+ *   L4  All signals a handler of the host may be waiting for stay with the host's threads: they
+ *       are blocked on lanes. Only those that a thread raises against itself by a fault stay
+ *       open.
+ *   L5  `done` is evaluated with no lock of ours held, so it may take any lock, and notify may
+ *       be called under any lock. A turn counter closes the gap between evaluating and sleeping.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
 #include "io/io_posix.h"

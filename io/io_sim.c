@@ -268,6 +268,12 @@ uint64_t io_sim_steps(const struct io *io)
     return sim_io_const(io)->steps;
 }
 
+uint64_t io_sim_reads(const struct io *io)
+{
+    ASSERT(io->simulated);
+    return sim_io_const(io)->reads;
+}
+
 uint64_t io_sim_image_hash(const struct io *io)
 {
     ASSERT(io->simulated);
@@ -387,6 +393,7 @@ static const struct io_ops sim_ops = {
     .wait = sim_wait,
     .notify = sim_notify,
     .free = sim_free,
+    .fs_type = sim_fs_type,
 };
 
 static void seed_streams(struct sim_io *sim, uint64_t seed)
@@ -406,6 +413,7 @@ void io_sim_set_faults(struct io *io, const struct sim_faults *faults)
     }
     sim->faults = *faults;
     sim->steps = 0;
+    sim->reads = 0;
 }
 
 int io_sim_new(const struct sim_faults *faults, struct io **ret, struct levee_error *err)

@@ -78,7 +78,7 @@ struct sim_io {
     struct sim_faults faults;
     struct sim_disk disk;
     uint64_t disk_rng, schedule_rng, random_rng;
-    uint64_t steps;
+    uint64_t steps, reads;
     bool crashed;
     uint64_t now_ns;
     int64_t wall_base_ms; /* wall clock at now_ns == 0 */
@@ -177,6 +177,7 @@ int sim_unlink(struct io *io, const char *path, struct levee_error *err);
 int sim_mkdir(struct io *io, const char *path, struct levee_error *err);
 int sim_sync_dir(struct io *io, const char *path, struct levee_error *err);
 int sim_list(struct io *io, const char *path, struct io_list *ret, struct levee_error *err);
+int sim_fs_type(struct io *io, const char *path, const char **ret, struct levee_error *err);
 int sim_free_space(struct io *io, const char *path, uint64_t *ret, struct levee_error *err);
 int sim_lock(struct io *io, const char *path, struct io_lock **ret, struct levee_error *err);
 void sim_unlock(struct io_lock *lock);

@@ -7,14 +7,17 @@
  * disk never saw it, and no later sync will write it unless somebody writes the page again.
  *
  * At a power loss, each by itself and by the seed:
- *   D1  a clean sector is as it is read;
- *   D2  a lost sector is as it was on disk;
- *   D3  a dirty sector is kept, garbled, or dropped (as it was on disk; zero when the disk never
- * had it); D4  a size changed since the last sync is kept or dropped; D5  sectors behind a
- * truncation go with it: if the truncation is dropped they are all as before it, if it is kept,
- * what was not written again is zero; D6  what lies beyond the resulting size is gone. Sectors may
- * survive beyond a size that does not: they cannot be seen. A size may survive whose sectors do
- * not: they read as zeros or garbage, like a file after delayed allocation.
+ *   D1  A clean sector is as it is read.
+ *   D2  A lost sector is as it was on disk.
+ *   D3  A dirty sector is kept, garbled, or dropped (as it was on disk; zero when the disk never
+ *       had it).
+ *   D4  A size changed since the last sync is kept or dropped.
+ *   D5  Sectors behind a truncation go with it: if the truncation is dropped they are all as
+ *       before it; if it is kept, what was not written again is zero.
+ *   D6  What lies beyond the resulting size is gone.
+ *
+ * Sectors may survive beyond a size that does not: they cannot be seen. A size may survive whose
+ * sectors do not: they read as zeros or garbage, like a file after delayed allocation.
  */
 #include "io/io_sim.h"
 

@@ -3,17 +3,19 @@
  *
  * A step is a call that may change the image or its durability: open that creates or truncates,
  * pwritev, sync, truncate, rename, link, unlink, a mkdir that makes something, sync_dir, a lock
- * that makes its file. Reads, and calls that are refused for their arguments, are no steps.
+ * that makes its file. Reads, and calls that fail because a path leads nowhere, are no steps.
  *
  *   S1  At the step of a crash nothing of it happens, but for a write, of which any number of
- * leading sectors may have happened. From then on every call fails with CRASHED and has no effect.
- *   S2  At the step of an error nothing of it happens either, with two exceptions: a write may have
- *       happened in part, and a failed sync has made the file's dirty sectors lost. A failed
- * sync_dir leaves its operations waiting: they may survive or not. S3  Below a step, writes and
- * reads go through the loops of io_file.c, to which the raw calls here give short counts and EINTR
- * by the seed. S4  A full disk takes what still fits, in whole sectors, then says ENOSPC.
- * Overwriting never fails. A hole made by truncate or by writing behind the end counts from the
- * file's highest written byte.
+ *       leading sectors may have happened. From then on every call fails with CRASHED and has no
+ *       effect.
+ *   S2  At the step of an error nothing of it happens either, with two exceptions: a write may
+ *       have happened in part, and a failed sync has made the file's dirty sectors lost. A
+ *       failed sync_dir leaves its operations waiting: they may survive or not.
+ *   S3  Below a step, writes and reads go through the loops of io_file.c, to which the raw calls
+ *       here give short counts and EINTR by the seed.
+ *   S4  A full disk takes what still fits, in whole sectors, then says ENOSPC. Overwriting never
+ *       fails. A hole made by truncate or by writing behind the end counts from the file's
+ *       highest written byte.
  */
 #include "io/io_sim.h"
 
@@ -281,9 +283,16 @@ void sim_close(struct io_file *file)
 int sim_pread(struct io_file *f, void *buf, size_t len, uint64_t offset, size_t *ret_got,
               struct levee_error *err)
 {
-    int rc = sim_check_alive(sim_io(f->io), err);
+    struct sim_io *sim = sim_io(f->io);
+    int rc = sim_check_alive(sim, err);
 
-    return rc != LEVEE_OK ? rc : io_file_pread(f, buf, len, offset, ret_got, err);
+    if (rc != LEVEE_OK) {
+        return rc;
+    }
+    if (++sim->reads == sim->faults.fail_at_read) {
+        return io_fail(err, EIO, "read", f->path);
+    }
+    return io_file_pread(f, buf, len, offset, ret_got, err);
 }
 
 /* A write that a crash or an error cut off: some leading sectors of it, perhaps none or all. */

@@ -5,15 +5,17 @@
  * rename, link, unlink) changes the first at once and waits in a journal to change the second.
  * Nothing here allocates after the point where something has changed, nor at a power loss.
  *
- *   N1  sync_dir makes the waiting operations of that directory durable, in order. Syncing a file
- * makes its data and size durable, not its name. N2  At a power loss a prefix of each directory's
- * waiting operations survives; the directories decide independently. Every operation is kept with
- * the given chance as long as all before it in its directory were, so every prefix can happen, with
- * none and all among them. N3  A rename is one operation: old name gone, new name there, the
- * replaced file gone, or nothing of it. Across two directories it belongs to both: it survives only
- * in the prefix of both, and syncing one directory also makes durable what came before it in the
- * other. N4  What is in a directory whose own name did not survive is gone, synced or not. This is
- * stricter than journalling file systems are, and what POSIX allows.
+ *   N1  sync_dir makes the waiting operations of that directory durable, in order. Syncing a
+ *       file makes its data and size durable, not its name.
+ *   N2  At a power loss a prefix of each directory's waiting operations survives; the
+ *       directories decide independently. Every operation is kept with the given chance as long
+ *       as all before it in its directory were, so every prefix can happen, none and all among
+ *       them.
+ *   N3  A rename is one operation: old name gone, new name there, the replaced file gone, or
+ *       nothing of it. Across two directories it belongs to both: it survives only in the prefix
+ *       of both, and syncing one directory also makes durable what came before it in the other.
+ *   N4  What is in a directory whose own name did not survive is gone, synced or not. This is
+ *       stricter than journalling file systems are, and what POSIX allows.
  */
 #include "io/io_sim.h"
 

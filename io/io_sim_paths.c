@@ -218,6 +218,17 @@ int sim_free_space(struct io *io, const char *path, uint64_t *ret, struct levee_
     return LEVEE_OK;
 }
 
+int sim_fs_type(struct io *io, const char *path, const char **ret, struct levee_error *err)
+{
+    uint64_t unused;
+    int rc = sim_free_space(io, path, &unused, err); /* the same checks */
+
+    if (rc == LEVEE_OK) {
+        *ret = "simulated";
+    }
+    return rc;
+}
+
 /* ---- locks: one process, so a held lock is always ours ---- */
 
 int sim_lock(struct io *io, const char *path, struct io_lock **ret, struct levee_error *err)
