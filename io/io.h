@@ -116,8 +116,7 @@ struct io_ops {
     bool (*wait)(struct io *io, bool (*done)(void *arg), void *arg, uint64_t deadline_ns);
     void (*notify)(struct io *io);
     void (*free)(struct io *io); /* called by io_free */
-    /* Kind of the file system under path, a static string: "ext4", "xfs", "nfs" …, "other" (118).
-     */
+    /* Kind of the file system under path: "ext4", "xfs", "nfs" …, or "other" (fault 118). */
     int (*fs_type)(struct io *io, const char *path, const char **ret, struct levee_error *err);
 };
 
