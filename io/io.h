@@ -132,6 +132,8 @@ struct io {
 
 int io_posix_new(struct io **ret, struct levee_error *err);
 void io_free(struct io *io);
+/* Processors this process may use, at least 1. */
+uint32_t io_processors(void);
 
 static inline void crash_at(struct io *io, enum crash_point point)
 {

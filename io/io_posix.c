@@ -469,3 +469,10 @@ int io_posix_new(struct io **ret, struct levee_error *err)
     *ret = &posix->head;
     return LEVEE_OK;
 }
+
+uint32_t io_processors(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n > 0 ? (uint32_t)n : 1;
+}

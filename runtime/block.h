@@ -1,10 +1,12 @@
 /*
- * A block: records of one producer, encoded once, straight into the payload of the log frame that makes them durable. Views of the
- * records point into it, so it stays pinned until the last batch that uses it is done.
+ * A block: records of one producer, encoded once, straight into the payload of the log frame that
+ * makes them durable. Views of the records point into it, so it stays pinned until the last batch
+ * that uses it is done.
  *
- * Payload: u8 version (1), u8 flags, u16 partition, u32 count, u64 first sequence, u64 last sequence, i64 base time, varint + producer
- * id; then per record: [zigzag varint of time - previous time] [varint of sequence - previous - 1] [key: varint(len + 1)]
- * value: varint(len + 1), bytes (0 = absent). The bracketed fields are there when the block's flag says so.
+ * Payload: u8 version (1), u8 flags, u16 partition, u32 count, u64 first sequence, u64 last
+ * sequence, i64 base time, varint + producer id; then per record: [zigzag varint of time - previous
+ * time] [varint of sequence - previous - 1] [key: varint(len + 1)] value: varint(len + 1), bytes (0
+ * = absent). The bracketed fields are there when the block's flag says so.
  */
 #ifndef LEVEE_RT_BLOCK_H
 #define LEVEE_RT_BLOCK_H
@@ -21,10 +23,10 @@ enum rt_block_flags {
 };
 
 struct rt_block {
-    struct link link;             /* in its source's queue, in LSN order */
+    struct link link; /* in its source's queue, in LSN order */
     struct wal_frame frame;
     struct buf payload;
-    uint32_t source;              /* index of the source in the graph */
+    uint32_t source; /* index of the source in the graph */
     uint32_t count;
     uint16_t partition;
     uint8_t flags;
@@ -32,8 +34,9 @@ struct rt_block {
     struct levee_slice producer;  /* view into payload */
     size_t records_offset;        /* where the records begin in payload */
     uint64_t lsn;
-    uint64_t ticket;              /* of its inlet */
-    int64_t last_time;            /* while it is being filled */
+    uint64_t ticket;   /* of its inlet */
+    int64_t last_time; /* while it is being filled */
+    bool on_disk; /* recovery: the payload was not kept and is read again when its batch opens */
 };
 
 struct rt_block_cursor {
@@ -44,15 +47,17 @@ struct rt_block_cursor {
     uint64_t seq; /* of the record just read */
 };
 
-/* Reads a payload's header into block (producer and payload view set); WAL_CORRUPT when it does not parse. */
+/* Reads a payload's header into block (producer and payload view set); WAL_CORRUPT when it does not
+ * parse. */
 int rt_block_parse(struct rt_block *block, struct levee_error *err);
 void rt_block_cursor_init(struct rt_block_cursor *c, const struct rt_block *block);
-/* Next record; false at the end. The payload was verified by hash, and every length is checked all the same. */
+/* Next record; false at the end. The payload was verified by hash, and every length is checked all
+ * the same. */
 bool rt_block_next(struct rt_block_cursor *c, struct levee_record *ret);
 
 /* A new open block; NULL: no memory. max: payload bytes. */
-struct rt_block *rt_block_new(uint32_t source, uint16_t partition, uint8_t flags, struct levee_slice producer,
-                              size_t size_hint);
+struct rt_block *rt_block_new(uint32_t source, uint16_t partition, uint8_t flags,
+                              struct levee_slice producer, size_t size_hint);
 /* Adds a record (its only copy). false: no memory (the block is unchanged). */
 bool rt_block_add(struct rt_block *b, const struct levee_record *r, uint64_t seq);
 /* Writes count, sequences and times into the header; the frame is ready for wal_append. */

@@ -1,7 +1,8 @@
 /*
- * engine: the pure half of the runtime. A batch is a function: (header, input blocks, state) → (state delta, outputs, decisions).
- * Nothing here knows of logs, sinks, sockets or clocks; everything that could differ between two runs comes in through
- * struct rt_compute. The protocol around it (context.c, batch.c, replay.c) makes the result durable.
+ * engine: the pure half of the runtime. A batch is a function: (header, input blocks, state) →
+ * (state delta, outputs, decisions). Nothing here knows of logs, sinks, sockets or clocks;
+ * everything that could differ between two runs comes in through struct rt_compute. The protocol
+ * around it (context.c, batch.c, replay.c) makes the result durable.
  */
 #ifndef LEVEE_RT_ENGINE_H
 #define LEVEE_RT_ENGINE_H
@@ -11,35 +12,37 @@
 #include "levee/connect.h"
 #include "runtime/block.h"
 
-/* ---- the graph: nodes in the order they were built, so parents come first (runtime/graph.c) ---- */
+/* ---- the graph: nodes in the order they were built, so parents come first (runtime/graph.c) ----
+ */
 struct rt_graph;
 struct rt_source; /* runtime/source.h */
 struct rt_sink;   /* runtime/sink.h */
 
-enum rt_kind {     /* the four words of design 4b, and both ends */
-    RT_SOURCE,
-    RT_NARROW,
-    RT_EXCHANGE,
-    RT_KEYED,
-    RT_RETAINED,
-    RT_SINK
+enum rt_kind { /* the four words of design 4b, and both ends */
+               RT_SOURCE,
+               RT_NARROW,
+               RT_EXCHANGE,
+               RT_KEYED,
+               RT_RETAINED,
+               RT_SINK
 };
 
-/* What an operator is to plan and executor: private to runtime/operators and the executor, see runtime/operator.h. */
+/* What an operator is to plan and executor: private to runtime/operators and the executor, see
+ * runtime/operator.h. */
 struct rt_operator;
 
 struct levee_stream { /* a node */
     struct rt_graph *graph;
     uint32_t id; /* index in the graph */
     enum rt_kind kind;
-    char uid[65];            /* "" where none is needed */
-    const char *name;        /* "flat_map", for errors and describe */
-    const char *file;        /* the caller's line; static string */
+    char uid[65];     /* "" where none is needed */
+    const char *name; /* "flat_map", for errors and describe */
+    const char *file; /* the caller's line; static string */
     int line;
     struct levee_stream **parents;
     size_t parent_count;
-    uint32_t partitions;     /* of its output */
-    uint32_t slide;          /* in batches; 1 for now everywhere */
+    uint32_t partitions;          /* of its output */
+    uint32_t slide;               /* in batches; 1 for now everywhere */
     const struct rt_operator *op; /* NULL for sources and sinks */
     void *op_data;
     struct rt_source *source; /* RT_SOURCE */
@@ -61,26 +64,31 @@ struct rt_graph {
 };
 
 struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions);
-void rt_graph_free(struct rt_graph *g); /* frees nodes and op_data; sources and sinks are freed by their owners before */
-/* Adds a node; checks uid (when need_uid), parents (same graph, not NULL), frozen. NULL: the error is remembered. */
-struct levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *name, const char *uid,
-                                  bool need_uid, levee_stream *const *parents, size_t parent_count,
-                                  const char *file, int line);
+void rt_graph_free(struct rt_graph *g); /* frees nodes and op_data; sources and sinks are freed by
+                                           their owners before */
+/* Adds a node; checks uid (when need_uid), parents (same graph, not NULL), frozen. NULL: the error
+ * is remembered. */
+struct levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *name,
+                                  const char *uid, bool need_uid, levee_stream *const *parents,
+                                  size_t parent_count, const char *file, int line);
 /* Remembers the first error, with file and line; returns NULL so that builders can return it. */
-levee_stream *rt_graph_fail(struct rt_graph *g, const char *file, int line, int code, const char *fmt, ...)
-    PRINTF(5, 6);
-/* 32-bit identity of a uid (low half of XXH3); two uids of one graph with equal identity are refused as GRAPH_UID. */
+levee_stream *rt_graph_fail(struct rt_graph *g, const char *file, int line, int code,
+                            const char *fmt, ...) PRINTF(5, 6);
+/* 32-bit identity of a uid (low half of XXH3); two uids of one graph with equal identity are
+ * refused as GRAPH_UID. */
 uint32_t rt_uid_hash(const char *uid);
-/* Canonical description (what is stored in a checkpoint's meta "graph"): per node kind, name, uid, parents, state version. */
+/* Canonical description (what is stored in a checkpoint's meta "graph"): per node kind, name, uid,
+ * parents, state version. */
 void rt_graph_describe(const struct rt_graph *g, struct buf *ret);
-/* Compares stored with present: LEVEE_OK, STATE_ORPHANED (naming uids; not with drop), STATE_VERSION (both versions). `orphans` gets the
- * table ids whose state must be dropped. */
+/* Compares stored with present: LEVEE_OK, STATE_ORPHANED (naming uids; not with drop),
+ * STATE_VERSION (both versions). `orphans` gets the table ids whose state must be dropped. */
 int rt_graph_compare(const struct rt_graph *g, struct levee_slice stored, bool drop_orphans,
                      uint32_t **ret_orphans, size_t *ret_count, struct levee_error *err);
 /* context.c gives builders that start from a context its graph. NULL ctx: NULL. */
 struct rt_graph *rt_context_graph(levee_context *ctx);
 
-/* ---- data sets: records of a batch, cut into partitions; arrays and bytes live in the batch's arenas ---- */
+/* ---- data sets: records of a batch, cut into partitions; arrays and bytes live in the batch's
+ * arenas ---- */
 struct rt_records {
     struct levee_record *items;
     size_t count, cap;
@@ -97,51 +105,56 @@ struct rt_header {
     uint32_t ticks;
     uint64_t seed;
 };
-/* A decision taken while computing: the record at `index` of the input of node `node` in `partition` became a dead letter. */
+/* A decision taken while computing: the record at `index` of the input of node `node` in
+ * `partition` became a dead letter. */
 struct rt_decision {
-    uint32_t node_uid_hash; /* of "uid or #id:name" of the node, so that it survives unrelated graph changes */
+    uint32_t node_uid_hash; /* of "uid or #id:name" of the node, so that it survives unrelated graph
+                               changes */
     uint32_t partition;
     uint64_t index;
-    int32_t code;           /* what the function returned */
+    int32_t code; /* what the function returned */
     uint32_t attempts;
     struct levee_slice key, value; /* of the record; NULL when read back from the log */
-    char uid[65];           /* node's uid or "#id:name" */
+    char uid[65];                  /* node's uid or "#id:name" */
 };
 struct rt_input {
-    struct rt_block *const *blocks; /* in LSN order; partition p of the source = its blocks with ->partition == p */
+    struct rt_block *const
+        *blocks; /* in LSN order; partition p of the source = its blocks with ->partition == p */
     size_t count;
 };
 struct rt_compute {
     struct rt_header header;
-    struct rt_input *inputs;      /* one per source ordinal */
-    const struct rt_decision *apply; /* decisions of an earlier try to apply, sorted by (node, partition, index); else NULL */
+    struct rt_input *inputs;         /* one per source ordinal */
+    const struct rt_decision *apply; /* decisions of an earlier try to apply, sorted by (node,
+                                        partition, index); else NULL */
     size_t apply_count;
-    bool apply_only;              /* true: a further failure is not decided anew but an error */
+    bool apply_only; /* true: a further failure is not decided anew but an error */
     void (*done)(struct rt_compute *c); /* on the loop lane, once */
     /* results, valid from done until rt_compute_release */
     int code;
-    struct levee_error err;       /* names uid, record index, the function's line */
-    struct rt_dataset *outputs;   /* one per sink ordinal (view into the arenas) */
-    uint64_t *digests;            /* one per sink ordinal; an empty output has digest 0 */
-    uint64_t *output_records;     /* one per sink ordinal */
-    struct rt_decision *decisions;/* taken in this run, sorted */
+    struct levee_error err;        /* names uid, record index, the function's line */
+    struct rt_dataset *outputs;    /* one per sink ordinal (view into the arenas) */
+    uint64_t *digests;             /* one per sink ordinal; an empty output has digest 0 */
+    uint64_t *output_records;      /* one per sink ordinal */
+    struct rt_decision *decisions; /* taken in this run, sorted */
     size_t decision_count;
-    uint64_t records;             /* input records */
-    size_t bytes;                 /* memory held by arenas */
-    void *private_;               /* the executor's */
+    uint64_t records; /* input records */
+    size_t bytes;     /* memory held by arenas */
+    void *private_;   /* the executor's */
 };
 
 struct rt_engine_options {
     struct io *io;
-    struct io_lane *loop;         /* where done is called */
-    uint32_t workers;             /* lanes to open */
+    struct io_lane *loop; /* where done is called */
+    uint32_t workers;     /* lanes to open */
     uint32_t retries;
     enum levee_on_failure on_failure;
     uint64_t state_bytes_max;
     bool verify_state;
 };
 struct rt_engine;
-/* Plans the graph (stages that end at exchanges and sinks), opens worker lanes, makes state tables. */
+/* Plans the graph (stages that end at exchanges and sinks), opens worker lanes, makes state tables.
+ */
 int rt_engine_open(struct rt_graph *g, const struct rt_engine_options *o, struct rt_engine **ret,
                    struct levee_error *err);
 void rt_engine_close(struct rt_engine *e); /* NULL is fine; no compute may be running */
@@ -152,20 +165,30 @@ void rt_compute_release(struct rt_engine *e, struct rt_compute *c);
 /* Is a batch needed although there is no input (every-key state, later windows and timers)? */
 bool rt_engine_wants_empty_batch(const struct rt_engine *e);
 
-/* ---- state: gathered between batches, restored before the first. Thread: loop, no compute running. ---- */
+/* ---- state: gathered between batches, restored before the first. Thread: loop, no compute
+ * running. ---- */
 #define RT_KEY_GROUPS 128u /* frozen in the metadata of every table */
-/* Packs what changed since the last gather, table by table (sorted by table id); *ret is freed with rt_engine_free_slices. The dirty marks are cleared. */
-int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_count, struct levee_error *err);
+/* Packs what changed since the last gather, table by table (sorted by table id); *ret is freed with
+ * rt_engine_free_slices. The dirty marks are cleared. */
+int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_count,
+                     struct levee_error *err);
 void rt_engine_free_slices(struct ckpt_slices *slices, size_t count);
-/* Order-independent digest of the whole state, kept up to date by gather and load (verify_state: recomputed). */
+/* Order-independent digest of the whole state, kept up to date by gather and load (verify_state:
+ * recomputed). */
 uint64_t rt_engine_state_digest(const struct rt_engine *e);
-/* One entry of a stored table; unknown tables are an error (NOTFOUND) the caller knows to ignore for dropped ones. */
-int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry, struct levee_error *err);
-/* After the last load: initial states for keys never seen are laid in place when `fresh_tables` says so (a table that was in no checkpoint). */
-int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t count, struct levee_error *err);
-/* Every entry of a table in key-group order (levee_state_each); stops at the first non-zero return. NOTFOUND: no such table. */
+/* One entry of a stored table; unknown tables are an error (NOTFOUND) the caller knows to ignore
+ * for dropped ones. */
+int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry,
+                   struct levee_error *err);
+/* After the last load: initial states for keys never seen are laid in place when `fresh_tables`
+ * says so (a table that was in no checkpoint). */
+int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t count,
+                     struct levee_error *err);
+/* Every entry of a table in key-group order (levee_state_each); stops at the first non-zero return.
+ * NOTFOUND: no such table. */
 int rt_engine_each(const struct rt_engine *e, uint32_t table,
-                   int (*each)(void *arg, struct levee_slice key, struct levee_slice value), void *arg);
+                   int (*each)(void *arg, struct levee_slice key, struct levee_slice value),
+                   void *arg);
 void rt_engine_state_size(const struct rt_engine *e, uint64_t *ret_keys, uint64_t *ret_bytes);
 
 #endif

@@ -1,10 +1,11 @@
 /*
  * levee: durable stream processing on one machine.
  *
- * The model is Spark Streaming's DStream. A *context* owns a directory and a graph: *sources* produce records,
- * every block of records is logged and synced before it is acknowledged to its source, a *batch* takes what
- * has arrived at each batch interval, *operators* transform it, keyed *state* lives on between batches, and *sinks*
- * receive each batch's output together with a token. Whatever dies, whenever, every record changes state exactly once.
+ * The model is Spark Streaming's DStream. A *context* owns a directory and a graph: *sources*
+ * produce records, every block of records is logged and synced before it is acknowledged to its
+ * source, a *batch* takes what has arrived at each batch interval, *operators* transform it, keyed
+ * *state* lives on between batches, and *sinks* receive each batch's output together with a token.
+ * Whatever dies, whenever, every record changes state exactly once.
  *
  *     static int split(levee_output *out, const struct levee_record *line, void *arg)
  *     {
@@ -13,10 +14,9 @@
  *     }
  *     static int count_words(levee_context *ctx, void *arg, struct levee_error *err)
  *     {
- *         levee_stream *lines = levee_tcp_source(ctx, "lines", &(struct levee_tcp_options){.address = "localhost:9999"});
- *         levee_stream *pairs = levee_map_to_i64(levee_flat_map(lines, split, NULL), 1);
- *         levee_stream *counts = levee_reduce_by_key(pairs, &levee_sum_i64);
- *         levee_print(counts, 10);
+ *         levee_stream *lines = levee_tcp_source(ctx, "lines", &(struct levee_tcp_options){.address
+ * = "localhost:9999"}); levee_stream *pairs = levee_map_to_i64(levee_flat_map(lines, split, NULL),
+ * 1); levee_stream *counts = levee_reduce_by_key(pairs, &levee_sum_i64); levee_print(counts, 10);
  *         return levee_context_status(ctx, err);
  *     }
  *     int main(void)
@@ -31,21 +31,24 @@
  *         levee_free(ctx);
  *     }
  *
- * Life cycle of a context: initialised → started → stopping → stopped. A stopped context is not started again: make a new one
- * on the same directory. Stop equals kill -9: both leave a directory that resumes.
+ * Life cycle of a context: initialised → started → stopping → stopped. A stopped context is not
+ * started again: make a new one on the same directory. Stop equals kill -9: both leave a directory
+ * that resumes.
  *
- * Rules for functions. A function must be deterministic: the same records, state and batch give the same output (use
- * levee_batch_time and levee_batch_seed, not the clock or rand()). It runs on worker threads, one partition at a time,
- * without locks. A function returns 0 or a negative code of its own; a failed call has had no effect, it is retried
- * `function_retries` times and then stops the context or, if the options say so, its record becomes a dead letter.
+ * Rules for functions. A function must be deterministic: the same records, state and batch give the
+ * same output (use levee_batch_time and levee_batch_seed, not the clock or rand()). It runs on
+ * worker threads, one partition at a time, without locks. A function returns 0 or a negative code
+ * of its own; a failed call has had no effect, it is retried `function_retries` times and then
+ * stops the context or, if the options say so, its record becomes a dead letter.
  *
- * Identity. Sources, stateful operators and sinks have a uid: 1–64 characters of [A-Za-z0-9._-]. Code may change between
- * two starts; what is stored belongs to the uid.
+ * Identity. Sources, stateful operators and sinks have a uid: 1–64 characters of [A-Za-z0-9._-].
+ * Code may change between two starts; what is stored belongs to the uid.
  *
- * Conventions. Zero-initialised options mean defaults. Builders return NULL on failure and accept NULL streams; the context remembers the
- * first error (levee_context_status), with the caller's file and line. Strings and options are copied. Streams belong to
- * their context. Records are views: they live as long as the batch. Caveats: one process per directory (locked); contexts
- * do not survive fork(); no signal handler is installed and SIGPIPE is left to the host.
+ * Conventions. Zero-initialised options mean defaults. Builders return NULL on failure and accept
+ * NULL streams; the context remembers the first error (levee_context_status), with the caller's
+ * file and line. Strings and options are copied. Streams belong to their context. Records are
+ * views: they live as long as the batch. Caveats: one process per directory (locked); contexts do
+ * not survive fork(); no signal handler is installed and SIGPIPE is left to the host.
  *
  * Each comment below names what differs from: Thread: any; Blocks: no; Durable: nothing.
  */
@@ -81,99 +84,118 @@ struct levee_record {
 /* ------------------------------------------------------------------ context */
 
 enum levee_guarantee { /* ordered from weak to strong */
-    LEVEE_ANY = 0,
-    LEVEE_AT_MOST_ONCE,
-    LEVEE_AT_LEAST_ONCE,
-    LEVEE_EXACTLY_ONCE
+                       LEVEE_ANY = 0,
+                       LEVEE_AT_MOST_ONCE,
+                       LEVEE_AT_LEAST_ONCE,
+                       LEVEE_EXACTLY_ONCE
 };
 
 enum levee_on_failure {
-    LEVEE_STOP = 0,    /* the context stops with the function's uid and record */
-    LEVEE_DEAD_LETTER  /* the record is stored with the checkpoint and the batch goes on */
+    LEVEE_STOP = 0,   /* the context stops with the function's uid and record */
+    LEVEE_DEAD_LETTER /* the record is stored with the checkpoint and the batch goes on */
 };
 
 struct levee_listener;
 struct levee_testing;
 
 struct levee_options {
-    const char *directory;       /* required; created if missing (its parent must exist) */
-    uint32_t batch_interval_ms;  /* 0: 1000. Frozen: stored at creation, a later difference is refused */
-    uint32_t workers;            /* 0: number of processors minus one, at least 1. Never shows in results */
-    uint32_t partitions;         /* of keyed operators; 0: 8. May change between starts */
-    uint32_t block_interval_ms;  /* how long a block may stay open; 0: as soon as the log is ready for it */
-    uint32_t block_bytes;        /* a block is closed at this size; 0: 128 KiB */
-    uint64_t buffer_bytes;       /* received and not yet processed, over all sources; 0: 64 MiB. Full: sources wait */
-    uint64_t output_bytes;       /* outputs kept for sinks that have not committed; 0: 256 MiB */
-    uint64_t state_bytes_max;    /* state in memory; 0: no limit. Beyond it: LIMIT, naming both sizes */
-    uint64_t segment_bytes;      /* log segments, a power of two from 64 KiB; 0: 64 MiB */
-    uint64_t max_rate;           /* records per second and source; 0: no limit */
+    const char *directory; /* required; created if missing (its parent must exist) */
+    uint32_t
+        batch_interval_ms; /* 0: 1000. Frozen: stored at creation, a later difference is refused */
+    uint32_t workers;    /* 0: number of processors minus one, at least 1. Never shows in results */
+    uint32_t partitions; /* of keyed operators; 0: 8. May change between starts */
+    uint32_t block_interval_ms; /* how long a block may stay open; 0: as soon as the log is ready
+                                   for it */
+    uint32_t block_bytes;       /* a block is closed at this size; 0: 128 KiB */
+    uint64_t buffer_bytes; /* received and not yet processed, over all sources; 0: 64 MiB. Full:
+                              sources wait */
+    uint64_t output_bytes; /* outputs kept for sinks that have not committed; 0: 256 MiB */
+    uint64_t
+        state_bytes_max;    /* state in memory; 0: no limit. Beyond it: LIMIT, naming both sizes */
+    uint64_t segment_bytes; /* log segments, a power of two from 64 KiB; 0: 64 MiB */
+    uint64_t max_rate;      /* records per second and source; 0: no limit */
     uint32_t checkpoint_batches; /* a checkpoint every n batches …; 0: not by count */
     uint32_t checkpoint_ms;      /* … or after this time; 0: 1000 */
     uint32_t function_retries;   /* further calls of a function that failed; 0: none */
     enum levee_on_failure on_failure;
     enum levee_guarantee guarantee; /* refuse to start below this */
-    uint32_t producers_max;      /* known producers per source; 0: 10000 */
-    uint32_t max_clock_jump_ms;  /* refuse a start whose clock is further ahead of the last batch; 0: no limit */
+    uint32_t producers_max;         /* known producers per source; 0: 10000 */
+    uint32_t max_clock_jump_ms; /* refuse a start whose clock is further ahead of the last batch; 0:
+                                   no limit */
     bool accept_clock_jump;
-    bool stop_at_end;            /* run once: stop when every source has passed the end it had at the first start */
-    bool drop_orphaned_state;    /* state whose operator is gone is dropped instead of refusing the start */
-    bool existing_only;          /* never create: a directory without state is DIR_MISSING (lost mount) */
-    bool continue_nondeterministic; /* a replay that differs is reported and lowers the guarantee instead of stopping */
-    bool verify_state;           /* digest the whole state every batch (slow, for tests) */
-    const char *program_id;      /* names this build; NULL: the linker's build id */
-    /* Text for people, one line each: start-up guarantee, recovery report, warnings. NULL: stderr for warnings only. */
-    void (*log)(void *arg, int level, const char *line); /* level 0 info, 1 warning. Thread: any of ours */
+    bool stop_at_end; /* run once: stop when every source has passed the end it had at the first
+                         start */
+    bool drop_orphaned_state; /* state whose operator is gone is dropped instead of refusing the
+                                 start */
+    bool existing_only; /* never create: a directory without state is DIR_MISSING (lost mount) */
+    bool continue_nondeterministic; /* a replay that differs is reported and lowers the guarantee
+                                       instead of stopping */
+    bool verify_state;              /* digest the whole state every batch (slow, for tests) */
+    const char *program_id;         /* names this build; NULL: the linker's build id */
+    /* Text for people, one line each: start-up guarantee, recovery report, warnings. NULL: stderr
+     * for warnings only. */
+    void (*log)(void *arg, int level,
+                const char *line); /* level 0 info, 1 warning. Thread: any of ours */
     void *log_arg;
     const struct levee_listener *listener; /* copied */
     void *listener_arg;
     struct levee_testing *testing; /* levee/testing.h; NULL in production */
 };
 
-/* Builds the graph. Runs on the calling thread in levee_get_or_create, both for a new and an existing directory. */
+/* Builds the graph. Runs on the calling thread in levee_get_or_create, both for a new and an
+ * existing directory. */
 typedef int (*levee_setup_fn)(levee_context *ctx, void *arg, struct levee_error *err);
 
 /*
- * Opens the directory (or creates it), runs setup and compares the graph with the stored one by uid. Look, decide, then touch: a refusal leaves
- * every byte as it was; recovery itself runs in levee_start. *ret is set on success only; free it with levee_free.
- * Blocks: on the disk. Errors: DIR_*, GRAPH*, STATE_ORPHANED, STATE_VERSION, GUARANTEE, CKPT_NONE, IO, NOMEM, setup's own.
+ * Opens the directory (or creates it), runs setup and compares the graph with the stored one by
+ * uid. Look, decide, then touch: a refusal leaves every byte as it was; recovery itself runs in
+ * levee_start. *ret is set on success only; free it with levee_free. Blocks: on the disk. Errors:
+ * DIR_*, GRAPH*, STATE_ORPHANED, STATE_VERSION, GUARANTEE, CKPT_NONE, IO, NOMEM, setup's own.
  */
-LEVEE_API int levee_get_or_create(levee_context **ret, const struct levee_options *options, levee_setup_fn setup,
-                                  void *arg, struct levee_error *err);
-/* Recovers, replays and starts receiving. Returns when recovery has become durable; batches then run on threads of the context.
- * Errors: WAL_*, CKPT_*, SINK_AHEAD, SINK_BEHIND, SINK_FOREIGN, CLOCK_JUMP, STATE (already started), IO. */
+LEVEE_API int levee_get_or_create(levee_context **ret, const struct levee_options *options,
+                                  levee_setup_fn setup, void *arg, struct levee_error *err);
+/* Recovers, replays and starts receiving. Returns when recovery has become durable; batches then
+ * run on threads of the context. Errors: WAL_*, CKPT_*, SINK_AHEAD, SINK_BEHIND, SINK_FOREIGN,
+ * CLOCK_JUMP, STATE (already started), IO. */
 LEVEE_API int levee_start(levee_context *ctx, struct levee_error *err);
-/* Blocks until the context has stopped; returns why: LEVEE_OK after levee_stop, levee_drain or stop_at_end. */
+/* Blocks until the context has stopped; returns why: LEVEE_OK after levee_stop, levee_drain or
+ * stop_at_end. */
 LEVEE_API int levee_await(levee_context *ctx, struct levee_error *err);
 /* The same with a deadline: TIMEOUT when it is still running. */
 LEVEE_API int levee_await_for(levee_context *ctx, uint32_t timeout_ms, struct levee_error *err);
-/* Stops now: the batch in flight is left to recovery. Returns at once; await it. Async-signal-unsafe. Errors: STATE. */
+/* Stops now: the batch in flight is left to recovery. Returns at once; await it.
+ * Async-signal-unsafe. Errors: STATE. */
 LEVEE_API int levee_stop(levee_context *ctx, struct levee_error *err);
-/* Stops receiving, finishes what was received, checkpoints, then stops; at the deadline as levee_stop. 0: no deadline. */
+/* Stops receiving, finishes what was received, checkpoints, then stops; at the deadline as
+ * levee_stop. 0: no deadline. */
 LEVEE_API int levee_drain(levee_context *ctx, uint32_t deadline_ms, struct levee_error *err);
 /* Stops if need be, waits, frees. NULL is fine. Blocks. */
 LEVEE_API void levee_free(levee_context *ctx);
 /* First error of the graph builders, with file and line; LEVEE_OK if none. */
 LEVEE_API int levee_context_status(levee_context *ctx, struct levee_error *err);
-/* Gives arg an owner: destructor(arg) runs in levee_free. Returns arg (NULL: no memory; destructor ran). */
+/* Gives arg an owner: destructor(arg) runs in levee_free. Returns arg (NULL: no memory; destructor
+ * ran). */
 LEVEE_API void *levee_own(levee_context *ctx, void *arg, void (*destructor)(void *));
 /* The guarantee of the weakest part, and its uid if why is not NULL (owned by the context). */
 LEVEE_API enum levee_guarantee levee_context_guarantee(levee_context *ctx, const char **why);
 
 struct levee_batch_info {
     uint64_t id;
-    int64_t time_ms;            /* batch time */
-    uint32_t ticks;             /* intervals covered */
-    uint64_t records;           /* input records */
+    int64_t time_ms;                                             /* batch time */
+    uint32_t ticks;                                              /* intervals covered */
+    uint64_t records;                                            /* input records */
     uint64_t scheduling_delay_ns, processing_ns, total_delay_ns; /* 0 where not yet known */
     bool replayed;
 };
-/* Every callback may be NULL. Thread: loop; do not block. err and info are borrowed until return. */
+/* Every callback may be NULL. Thread: loop; do not block. err and info are borrowed until return.
+ */
 struct levee_listener {
     int version; /* 1 */
     void (*batch_submitted)(void *arg, const struct levee_batch_info *info);
     void (*batch_started)(void *arg, const struct levee_batch_info *info);
     void (*batch_completed)(void *arg, const struct levee_batch_info *info);
-    void (*batch_failed)(void *arg, const struct levee_batch_info *info, const struct levee_error *err);
+    void (*batch_failed)(void *arg, const struct levee_batch_info *info,
+                         const struct levee_error *err);
     void (*receiver_started)(void *arg, const char *uid);
     void (*receiver_error)(void *arg, const char *uid, const struct levee_error *err);
     void (*receiver_stopped)(void *arg, const char *uid);
@@ -181,10 +203,11 @@ struct levee_listener {
 
 struct levee_metrics {
     uint64_t records_received, records_duplicate, records_processed, dead_letters;
-    uint64_t blocks, bytes_received, bytes_logged, log_syncs, log_groups, batches, batches_replayed, checkpoints;
+    uint64_t blocks, bytes_received, bytes_logged, log_syncs, log_groups, batches, batches_replayed,
+        checkpoints;
     uint64_t state_keys, state_bytes, buffered_bytes, buffered_bytes_max;
-    uint64_t recovery_ns; /* of the last start */
-    uint64_t log_bytes;   /* all segments on disk */
+    uint64_t recovery_ns;  /* of the last start */
+    uint64_t log_bytes;    /* all segments on disk */
     uint64_t tail_dropped; /* groups cut at the last start */
     uint64_t last_batch, last_checkpoint_batch;
 };
@@ -192,7 +215,8 @@ LEVEE_API void levee_context_metrics(levee_context *ctx, struct levee_metrics *r
 
 /* ------------------------------------------------------------------ emitting */
 
-/* Emits a record whose key and value live as long as the batch (views into the input, static data). Thread: the function's own. Errors: NOMEM. */
+/* Emits a record whose key and value live as long as the batch (views into the input, static data).
+ * Thread: the function's own. Errors: NOMEM. */
 LEVEE_API int levee_emit(levee_output *out, struct levee_slice key, struct levee_slice value);
 /* The same with copied bytes: takes anything. */
 LEVEE_API int levee_emit_copy(levee_output *out, struct levee_slice key, struct levee_slice value);
@@ -207,10 +231,12 @@ LEVEE_API void *levee_alloc(levee_output *out, size_t bytes);
 LEVEE_API int64_t levee_batch_time(const levee_output *out);
 LEVEE_API uint64_t levee_batch_id(const levee_output *out);
 LEVEE_API uint64_t levee_batch_seed(const levee_output *out);
-/* 64-bit integers and doubles are stored as 8 bytes little-endian; 0 when the slice has another size. */
+/* 64-bit integers and doubles are stored as 8 bytes little-endian; 0 when the slice has another
+ * size. */
 LEVEE_API int64_t levee_i64(struct levee_slice s);
 LEVEE_API double levee_f64(struct levee_slice s);
-static inline struct levee_slice levee_text(const char *s) /* a view of a C string; s must outlive its use */
+static inline struct levee_slice
+levee_text(const char *s) /* a view of a C string; s must outlive its use */
 {
     struct levee_slice r = {(const uint8_t *)s, 0};
     while (s[r.len]) {
@@ -221,25 +247,33 @@ static inline struct levee_slice levee_text(const char *s) /* a view of a C stri
 
 /* ------------------------------------------------------------------ transforms */
 
-/* One form serves map (emit one), flat_map (emit any number) and filter (return 1 keep, 0 drop). Thread: worker. */
+/* One form serves map (emit one), flat_map (emit any number) and filter (return 1 keep, 0 drop).
+ * Thread: worker. */
 typedef int (*levee_record_fn)(levee_output *out, const struct levee_record *in, void *arg);
-/* The same for hot paths: n records at a time; a failed call is repeated record by record (n = 1). */
-typedef int (*levee_records_fn)(levee_output *out, const struct levee_record *in, size_t n, void *arg);
+/* The same for hot paths: n records at a time; a failed call is repeated record by record (n = 1).
+ */
+typedef int (*levee_records_fn)(levee_output *out, const struct levee_record *in, size_t n,
+                                void *arg);
 
 #define LEVEE_AT __FILE__, __LINE__
 /* Builders record the caller's line through these macros; the functions behind them end in _at. */
-LEVEE_API levee_stream *levee_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line);
-LEVEE_API levee_stream *levee_flat_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line);
-LEVEE_API levee_stream *levee_flat_map_many_at(levee_stream *s, levee_records_fn fn, void *arg, const char *file,
-                                               int line);
-LEVEE_API levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line);
+LEVEE_API levee_stream *levee_map_at(levee_stream *s, levee_record_fn fn, void *arg,
+                                     const char *file, int line);
+LEVEE_API levee_stream *levee_flat_map_at(levee_stream *s, levee_record_fn fn, void *arg,
+                                          const char *file, int line);
+LEVEE_API levee_stream *levee_flat_map_many_at(levee_stream *s, levee_records_fn fn, void *arg,
+                                               const char *file, int line);
+LEVEE_API levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg,
+                                        const char *file, int line);
 /* Replaces the value, keeps key (and partition): emit exactly one record; its key is ignored. */
-LEVEE_API levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
-                                            int line);
+LEVEE_API levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg,
+                                            const char *file, int line);
 /* Keeps the keys and gives every record the same 64-bit value: words → (word, 1). */
-LEVEE_API levee_stream *levee_map_to_i64_at(levee_stream *s, int64_t value, const char *file, int line);
+LEVEE_API levee_stream *levee_map_to_i64_at(levee_stream *s, int64_t value, const char *file,
+                                            int line);
 /* Streams of one context, in the order given. */
-LEVEE_API levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char *file, int line);
+LEVEE_API levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char *file,
+                                       int line);
 /* One record per batch: its number of records, as i64 without key; 0 for an empty batch. */
 LEVEE_API levee_stream *levee_count_at(levee_stream *s, const char *file, int line);
 #define levee_map(s, fn, arg)           levee_map_at(s, fn, arg, LEVEE_AT)
@@ -252,30 +286,36 @@ LEVEE_API levee_stream *levee_count_at(levee_stream *s, const char *file, int li
 #define levee_count(s)                  levee_count_at(s, LEVEE_AT)
 
 /*
- * A reducer folds values into an accumulator of `size` bytes (8-byte aligned, zeroed before create). It must be associative:
- * merge(a, b) after adds equals one long run of adds in (partition, record) order. finish emits the result (exactly one record).
- * `remove` undoes an add or merge, for windows with an inverse; NULL if there is none. All deterministic. Thread: worker.
+ * A reducer folds values into an accumulator of `size` bytes (8-byte aligned, zeroed before
+ * create). It must be associative: merge(a, b) after adds equals one long run of adds in
+ * (partition, record) order. finish emits the result (exactly one record). `remove` undoes an add
+ * or merge, for windows with an inverse; NULL if there is none. All deterministic. Thread: worker.
  * Accumulators may point to memory from levee_alloc(out): it lives as long as the batch.
  */
 struct levee_reducer {
     int version; /* 1 */
     size_t size;
-    int (*create)(levee_output *out, void *acc, struct levee_slice value, void *arg); /* from the first value */
+    int (*create)(levee_output *out, void *acc, struct levee_slice value,
+                  void *arg); /* from the first value */
     int (*add)(levee_output *out, void *acc, struct levee_slice value, void *arg);
     int (*merge)(levee_output *out, void *acc, const void *other, void *arg);
     int (*remove)(levee_output *out, void *acc, const void *other, void *arg);
     int (*finish)(levee_output *out, struct levee_slice key, const void *acc, void *arg);
     void *arg;
 };
-extern LEVEE_API const struct levee_reducer levee_count_values, levee_sum_i64, levee_min_i64, levee_max_i64,
-    levee_avg_i64, levee_sum_f64, levee_min_f64, levee_max_f64, levee_avg_f64, levee_concat;
+extern LEVEE_API const struct levee_reducer levee_count_values, levee_sum_i64, levee_min_i64,
+    levee_max_i64, levee_avg_i64, levee_sum_f64, levee_min_f64, levee_max_f64, levee_avg_f64,
+    levee_concat;
 
-/* The whole batch to one record without key; an empty batch gives none. The reducer struct is copied. */
-LEVEE_API levee_stream *levee_reduce_at(levee_stream *s, const struct levee_reducer *r, const char *file, int line);
+/* The whole batch to one record without key; an empty batch gives none. The reducer struct is
+ * copied. */
+LEVEE_API levee_stream *levee_reduce_at(levee_stream *s, const struct levee_reducer *r,
+                                        const char *file, int line);
 /* One record per key of the batch, combined before the shuffle. */
-LEVEE_API levee_stream *levee_reduce_by_key_at(levee_stream *s, const struct levee_reducer *r, const char *file,
-                                               int line);
-/* One record per key; the value is a sequence read with levee_group_next; values keep arrival order. */
+LEVEE_API levee_stream *levee_reduce_by_key_at(levee_stream *s, const struct levee_reducer *r,
+                                               const char *file, int line);
+/* One record per key; the value is a sequence read with levee_group_next; values keep arrival
+ * order. */
 LEVEE_API levee_stream *levee_group_by_key_at(levee_stream *s, const char *file, int line);
 #define levee_reduce(s, r)        levee_reduce_at(s, r, LEVEE_AT)
 #define levee_reduce_by_key(s, r) levee_reduce_by_key_at(s, r, LEVEE_AT)
@@ -284,118 +324,136 @@ LEVEE_API levee_stream *levee_group_by_key_at(levee_stream *s, const char *file,
 LEVEE_API bool levee_group_next(struct levee_slice *group, struct levee_slice *ret_value);
 
 /*
- * Keyed state. The function is called once per key that has values in the batch (or for every key that has state, with
- * .every_key) with all its values in order and the state of the key. It may set or remove the state; after the call the
- * key's state, if there is one, is emitted as (key, state).
+ * Keyed state. The function is called once per key that has values in the batch (or for every key
+ * that has state, with .every_key) with all its values in order and the state of the key. It may
+ * set or remove the state; after the call the key's state, if there is one, is emitted as (key,
+ * state).
  */
 typedef int (*levee_update_fn)(levee_output *out, levee_state *state, struct levee_slice key,
                                const struct levee_slice *values, size_t n, void *arg);
 struct levee_state_options {
-    uint32_t version;  /* of the state's format; 0: 1 */
+    uint32_t version; /* of the state's format; 0: 1 */
     bool every_key;
     /* Initial state, for keys never seen before: (key, value) pairs, copied. */
     const struct levee_record *initial;
     size_t initial_count;
 };
 LEVEE_API levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
-                                                     const struct levee_state_options *options, levee_update_fn fn,
-                                                     void *arg, const char *file, int line);
+                                                     const struct levee_state_options *options,
+                                                     levee_update_fn fn, void *arg,
+                                                     const char *file, int line);
 #define levee_update_state_by_key(s, uid, options, fn, arg)                                        \
     levee_update_state_by_key_at(s, uid, options, fn, arg, LEVEE_AT)
-LEVEE_API bool levee_state_get(const levee_state *state, struct levee_slice *ret_value); /* false: none */
-LEVEE_API int levee_state_set(levee_state *state, struct levee_slice value);           /* copied */
+LEVEE_API bool levee_state_get(const levee_state *state,
+                               struct levee_slice *ret_value);               /* false: none */
+LEVEE_API int levee_state_set(levee_state *state, struct levee_slice value); /* copied */
 LEVEE_API int levee_state_set_i64(levee_state *state, int64_t value);
 LEVEE_API void levee_state_remove(levee_state *state);
 /* Ready: state += sum of the batch's i64 values. */
 LEVEE_API int levee_update_sum_i64(levee_output *out, levee_state *state, struct levee_slice key,
                                    const struct levee_slice *values, size_t n, void *arg);
 
-/* Calls each(arg, key, value) for every key of a stateful operator, in key-group order; stops at the first non-zero return and returns it.
- * Only while no batch can run: before levee_start is useless, after levee_await returned is the time. Errors: STATE, NOTFOUND. */
+/* Calls each(arg, key, value) for every key of a stateful operator, in key-group order; stops at
+ * the first non-zero return and returns it. Only while no batch can run: before levee_start is
+ * useless, after levee_await returned is the time. Errors: STATE, NOTFOUND. */
 LEVEE_API int levee_state_each(levee_context *ctx, const char *uid,
-                               int (*each)(void *arg, struct levee_slice key, struct levee_slice value), void *arg,
-                               struct levee_error *err);
+                               int (*each)(void *arg, struct levee_slice key,
+                                           struct levee_slice value),
+                               void *arg, struct levee_error *err);
 
 /* ------------------------------------------------------------------ outputs */
 
 /* Identity of a batch's output: what an exactly-once effect stores beside it. */
 struct levee_token {
-    char context[33];  /* context id, 32 hex digits */
+    char context[33]; /* context id, 32 hex digits */
     char uid[65];
-    uint64_t epoch;    /* of the life that writes; rises with every start */
+    uint64_t epoch; /* of the life that writes; rises with every start */
     uint64_t batch;
     int64_t time_ms;
-    uint64_t digest;   /* of this sink's output in this batch */
+    uint64_t digest; /* of this sink's output in this batch */
 };
-/* Runs fn once per batch on the driver thread with the batch's data set. On recovery it is called again with the same token and
- * the same records unless BATCH_DONE was reached: make it idempotent by the token. Guarantee: at least once. */
+/* Runs fn once per batch on the driver thread with the batch's data set. On recovery it is called
+ * again with the same token and the same records unless BATCH_DONE was reached: make it idempotent
+ * by the token. Guarantee: at least once. */
 typedef int (*levee_foreach_fn)(levee_batch *batch, const struct levee_token *token, void *arg,
                                 struct levee_error *err);
-LEVEE_API int levee_foreach_batch_at(levee_stream *s, const char *uid, levee_foreach_fn fn, void *arg,
-                                     const char *file, int line);
+LEVEE_API int levee_foreach_batch_at(levee_stream *s, const char *uid, levee_foreach_fn fn,
+                                     void *arg, const char *file, int line);
 #define levee_foreach_batch(s, uid, fn, arg) levee_foreach_batch_at(s, uid, fn, arg, LEVEE_AT)
 LEVEE_API size_t levee_batch_partitions(const levee_batch *batch);
 LEVEE_API size_t levee_batch_count(const levee_batch *batch);
 /* Records of one partition; the array lives until fn returns. */
-LEVEE_API const struct levee_record *levee_batch_records(const levee_batch *batch, size_t partition, size_t *ret_n);
-/* Prints the first n records of each batch to stdout, with a header that names the batch time. Guarantee: at least once. */
+LEVEE_API const struct levee_record *levee_batch_records(const levee_batch *batch, size_t partition,
+                                                         size_t *ret_n);
+/* Prints the first n records of each batch to stdout, with a header that names the batch time.
+ * Guarantee: at least once. */
 LEVEE_API int levee_print_at(levee_stream *s, size_t n, const char *file, int line);
 #define levee_print(s, n) levee_print_at(s, n, LEVEE_AT)
 
 enum levee_value_format { LEVEE_VALUE_TEXT = 0, LEVEE_VALUE_I64, LEVEE_VALUE_F64 };
 
 struct levee_file_sink_options {
-    const char *path;              /* directory of the output; created; belongs to one sink of one context */
-    const char *prefix;            /* NULL: "batch" → batch-<16 digits batch id>.txt */
-    const char *suffix;            /* NULL: ".txt" */
+    const char *path;   /* directory of the output; created; belongs to one sink of one context */
+    const char *prefix; /* NULL: "batch" → batch-<16 digits batch id>.txt */
+    const char *suffix; /* NULL: ".txt" */
     enum levee_value_format value; /* how values are written */
     bool adopt;                    /* take over a location marked by another context */
 };
-/* One published file per non-empty batch: "key<TAB>value\n" (no key: "value\n"), in partition order. Transactional: exactly once; a consumer may
- * move files away. Durable: the file and its name before the batch counts as done. */
-LEVEE_API int levee_file_sink_at(levee_stream *s, const char *uid, const struct levee_file_sink_options *options,
-                                 const char *file, int line);
+/* One published file per non-empty batch: "key<TAB>value\n" (no key: "value\n"), in partition
+ * order. Transactional: exactly once; a consumer may move files away. Durable: the file and its
+ * name before the batch counts as done. */
+LEVEE_API int levee_file_sink_at(levee_stream *s, const char *uid,
+                                 const struct levee_file_sink_options *options, const char *file,
+                                 int line);
 #define levee_file_sink(s, uid, options) levee_file_sink_at(s, uid, options, LEVEE_AT)
 
 /* ------------------------------------------------------------------ sources */
 
-/* In-memory source for tests and embedding: each levee_queue_push is one data set. Unreliable unless `replayable`: then what was pushed
- * is durable when push_durable returns. */
-LEVEE_API levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid, uint32_t partitions,
-                                              const char *file, int line);
-#define levee_queue_source(ctx, uid, partitions) levee_queue_source_at(ctx, uid, partitions, LEVEE_AT)
-/* Cuts n records into the source's partitions (contiguous, as even as possible) and appends them. sequence: 0 = unnumbered; otherwise
- * record i has sequence number sequence + i and repeats are dropped. Returns FULL when the buffer is full. Copies. */
-LEVEE_API int levee_queue_push(levee_stream *source, const struct levee_record *records, size_t n, uint64_t sequence,
-                               struct levee_error *err);
+/* In-memory source for tests and embedding: each levee_queue_push is one data set. Unreliable
+ * unless `replayable`: then what was pushed is durable when push_durable returns. */
+LEVEE_API levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid,
+                                              uint32_t partitions, const char *file, int line);
+#define levee_queue_source(ctx, uid, partitions)                                                   \
+    levee_queue_source_at(ctx, uid, partitions, LEVEE_AT)
+/* Cuts n records into the source's partitions (contiguous, as even as possible) and appends them.
+ * sequence: 0 = unnumbered; otherwise record i has sequence number sequence + i and repeats are
+ * dropped. Returns FULL when the buffer is full. Copies. */
+LEVEE_API int levee_queue_push(levee_stream *source, const struct levee_record *records, size_t n,
+                               uint64_t sequence, struct levee_error *err);
 /* Highest sequence number that is durable (0: none). */
 LEVEE_API uint64_t levee_queue_durable(levee_stream *source);
 /* No more will be pushed (stop_at_end). */
 LEVEE_API void levee_queue_end(levee_stream *source);
 
 struct levee_tcp_options {
-    const char *address;      /* "host:port"; for a server "host:0" picks a port */
-    bool listen;              /* false: connect, as NetworkWordCount does; true: listening server */
-    bool acknowledged;        /* the protocol of docs/tcp.md: producer id, sequences, durable acks. Server only */
-    uint32_t line_max;        /* longest line, bytes; 0: 1 MiB */
+    const char *address; /* "host:port"; for a server "host:0" picks a port */
+    bool listen;         /* false: connect, as NetworkWordCount does; true: listening server */
+    bool acknowledged; /* the protocol of docs/tcp.md: producer id, sequences, durable acks. Server
+                          only */
+    uint32_t line_max; /* longest line, bytes; 0: 1 MiB */
     uint32_t connections_max; /* 0: 256 */
 };
-/* Lines of text over TCP; without `acknowledged` an unreliable source: at most once for what was in flight. */
+/* Lines of text over TCP; without `acknowledged` an unreliable source: at most once for what was in
+ * flight. */
 LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
-                                            const struct levee_tcp_options *options, const char *file, int line);
+                                            const struct levee_tcp_options *options,
+                                            const char *file, int line);
 #define levee_tcp_source(ctx, uid, options) levee_tcp_source_at(ctx, uid, options, LEVEE_AT)
 /* The port a listening source got; 0 before it listens. */
 LEVEE_API uint16_t levee_tcp_port(levee_stream *source);
 
 struct levee_kafka_options {
-    const char *brokers;      /* "host:port,host:port" */
+    const char *brokers; /* "host:port,host:port" */
     const char *topic;
-    const char *const *properties; /* NULL-ended list of "name=value" handed to the client; those that would break the promises are refused */
-    uint32_t fetch_wait_ms;   /* 0: 10 */
+    const char *const *properties; /* NULL-ended list of "name=value" handed to the client; those
+                                      that would break the promises are refused */
+    uint32_t fetch_wait_ms;        /* 0: 10 */
 };
-/* All partitions of one topic from the earliest offset; offsets are kept in the log and the checkpoint, never in the group. Exactly once. */
+/* All partitions of one topic from the earliest offset; offsets are kept in the log and the
+ * checkpoint, never in the group. Exactly once. */
 LEVEE_API levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
-                                              const struct levee_kafka_options *options, const char *file, int line);
+                                              const struct levee_kafka_options *options,
+                                              const char *file, int line);
 #define levee_kafka_source(ctx, uid, options) levee_kafka_source_at(ctx, uid, options, LEVEE_AT)
 
 #ifdef __cplusplus

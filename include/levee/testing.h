@@ -1,5 +1,6 @@
 /*
- * levee testing: run a whole context on a simulated disk and clock, single-threaded, from a seed; and check your own sink.
+ * levee testing: run a whole context on a simulated disk and clock, single-threaded, from a seed;
+ * and check your own sink.
  */
 #ifndef LEVEE_TESTING_H
 #define LEVEE_TESTING_H
@@ -10,11 +11,12 @@
 extern "C" {
 #endif
 
-/* A simulated machine. Survives the contexts that run on it: free them, then crash it, then run the next one. */
+/* A simulated machine. Survives the contexts that run on it: free them, then crash it, then run the
+ * next one. */
 struct levee_testing;
 struct levee_sim_options {
     uint64_t seed;
-    uint64_t crash_at_step;      /* power fails instead of the n-th I/O step; 0: never */
+    uint64_t crash_at_step; /* power fails instead of the n-th I/O step; 0: never */
     uint32_t keep_per_mille, garble_per_mille; /* fate of unsynced sectors at a power loss */
     uint64_t fail_at_step;
     int fail_errno;
@@ -35,28 +37,34 @@ LEVEE_API uint64_t levee_sim_steps(const struct levee_testing *sim);
 LEVEE_API uint8_t *levee_sim_read(struct levee_testing *sim, const char *path, size_t *ret_len);
 LEVEE_API void levee_sim_free_bytes(uint8_t *bytes);
 
-/* Real machine, but `hook` is called with the name of every named durable step (a test kills itself there). */
-LEVEE_API int levee_testing_crash_points(struct levee_testing **ret, void (*hook)(const char *name, void *arg),
-                                         void *arg, struct levee_error *err);
+/* Real machine, but `hook` is called with the name of every named durable step (a test kills itself
+ * there). */
+LEVEE_API int levee_testing_crash_points(struct levee_testing **ret,
+                                         void (*hook)(const char *name, void *arg), void *arg,
+                                         struct levee_error *err);
 LEVEE_API const char *const *levee_crash_point_names(size_t *ret_count);
 
 /*
- * Conformance driver for sinks: begin / write / commit / crash / repeat / token lost, in every order that a context can produce.
- * make(arg) gives a sink instance on the same location each time (as after a restart); drop(arg, self) forgets it without close (a
- * crash). read(arg, …) tells what an outside reader sees: the digest of all committed records of a batch and how often they
- * are visible. Returns the number of broken rules; each is described through report.
+ * Conformance driver for sinks: begin / write / commit / crash / repeat / token lost, in every
+ * order that a context can produce. make(arg) gives a sink instance on the same location each time
+ * (as after a restart); drop(arg, self) forgets it without close (a crash). read(arg, …) tells what
+ * an outside reader sees: the digest of all committed records of a batch and how often they are
+ * visible. Returns the number of broken rules; each is described through report.
  */
 struct levee_sink_subject {
     const struct levee_sink_ops *ops;
     void *(*make)(void *arg);
     void (*drop)(void *arg, void *self);
-    /* Calls each(each_arg, record) for every record an outside reader sees now, in order of visibility. */
-    int (*read)(void *arg, void (*each)(void *each_arg, const struct levee_record *r), void *each_arg);
+    /* Calls each(each_arg, record) for every record an outside reader sees now, in order of
+     * visibility. */
+    int (*read)(void *arg, void (*each)(void *each_arg, const struct levee_record *r),
+                void *each_arg);
     void (*reset)(void *arg); /* an empty, unmarked location */
     void *arg;
 };
-LEVEE_API int levee_sink_conformance(const struct levee_sink_subject *subject, uint64_t seed,
-                                     void (*report)(void *arg, const char *rule, const char *detail), void *arg);
+LEVEE_API int
+levee_sink_conformance(const struct levee_sink_subject *subject, uint64_t seed,
+                       void (*report)(void *arg, const char *rule, const char *detail), void *arg);
 
 #ifdef __cplusplus
 }
