@@ -101,8 +101,8 @@ LEVEE_API levee_stream *levee_receiver_source_at(levee_context *ctx, const char 
                                                  const struct levee_receiver_options *options,
                                                  const struct levee_receiver_ops *ops, void *self,
                                                  const char *file, int line);
-#define levee_receiver_source(ctx, uid, options, ops, self)                                        \
-    levee_receiver_source_at(ctx, uid, options, ops, self, LEVEE_AT)
+#define levee_receiver_source(ctx, uid, ...)                                                       \
+    levee_receiver_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
 
 /* ------------------------------------------------------------------ sinks */
 

@@ -44,6 +44,8 @@
  * Identity. Sources, stateful operators and sinks have a uid: 1–64 characters of [A-Za-z0-9._-].
  * Code may change between two starts; what is stored belongs to the uid.
  *
+ * Macros that take options are variadic, so that compound literals may be written in place.
+ *
  * Conventions. Zero-initialised options mean defaults. Builders return NULL on failure and accept
  * NULL streams; the context remembers the first error (levee_context_status), with the caller's
  * file and line. Strings and options are copied. Streams belong to their context. Records are
@@ -342,8 +344,8 @@ LEVEE_API levee_stream *levee_update_state_by_key_at(levee_stream *s, const char
                                                      const struct levee_state_options *options,
                                                      levee_update_fn fn, void *arg,
                                                      const char *file, int line);
-#define levee_update_state_by_key(s, uid, options, fn, arg)                                        \
-    levee_update_state_by_key_at(s, uid, options, fn, arg, LEVEE_AT)
+#define levee_update_state_by_key(s, uid, ...)                                                     \
+    levee_update_state_by_key_at(s, uid, __VA_ARGS__, LEVEE_AT)
 LEVEE_API bool levee_state_get(const levee_state *state,
                                struct levee_slice *ret_value);               /* false: none */
 LEVEE_API int levee_state_set(levee_state *state, struct levee_slice value); /* copied */
@@ -405,7 +407,7 @@ struct levee_file_sink_options {
 LEVEE_API int levee_file_sink_at(levee_stream *s, const char *uid,
                                  const struct levee_file_sink_options *options, const char *file,
                                  int line);
-#define levee_file_sink(s, uid, options) levee_file_sink_at(s, uid, options, LEVEE_AT)
+#define levee_file_sink(s, uid, ...) levee_file_sink_at(s, uid, __VA_ARGS__, LEVEE_AT)
 
 /* ------------------------------------------------------------------ sources */
 
@@ -438,7 +440,7 @@ struct levee_tcp_options {
 LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
                                             const struct levee_tcp_options *options,
                                             const char *file, int line);
-#define levee_tcp_source(ctx, uid, options) levee_tcp_source_at(ctx, uid, options, LEVEE_AT)
+#define levee_tcp_source(ctx, uid, ...) levee_tcp_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
 /* The port a listening source got; 0 before it listens. */
 LEVEE_API uint16_t levee_tcp_port(levee_stream *source);
 
@@ -454,7 +456,7 @@ struct levee_kafka_options {
 LEVEE_API levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
                                               const struct levee_kafka_options *options,
                                               const char *file, int line);
-#define levee_kafka_source(ctx, uid, options) levee_kafka_source_at(ctx, uid, options, LEVEE_AT)
+#define levee_kafka_source(ctx, uid, ...) levee_kafka_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,490 @@
+#include "tests/sim/world.h"
+
+#include <stdlib.h>
+
+#define DIRECTORY "state"
+#define OUTPUT    "out"
+
+struct world {
+    const struct world_options *o;
+    struct world_stats *stats;
+    struct levee_testing *sim;
+    levee_context *ctx;
+    levee_stream *source;
+    struct remote remote;
+    uint64_t rng;
+    int words[WORLD_RECORDS];          /* what record i holds */
+    uint64_t pushed;                   /* in this life */
+    uint64_t acked;                    /* over all lives: never to be lost */
+    uint64_t moved[WORLD_RECORDS * 4]; /* batch ids a consumer has taken away */
+    size_t moved_count;
+    int64_t moved_totals[WORLD_WORDS];
+    enum crash_point last_point;
+    bool any_point;
+    char *why;
+};
+
+static uint64_t pick(struct world *w, uint64_t n)
+{
+    return rng_next(&w->rng) % n;
+}
+
+static bool broken(struct world *w, const char *fmt, ...) PRINTF(2, 3);
+static bool broken(struct world *w, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    (void)vsnprintf(w->why, 512, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+static const char *word_text(int i)
+{
+    static const char *const texts[WORLD_WORDS] = {"ash",     "birch", "cedar",
+                                                   "dogwood", "elm",   "fir"};
+
+    return texts[i];
+}
+
+static int word_index(struct levee_slice s)
+{
+    for (int i = 0; i < WORLD_WORDS; i++) {
+        if (slice_eq(s, slice_str(word_text(i)))) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* ---- the remote sink ---- */
+
+static bool chance(struct remote *r, uint32_t per_mille)
+{
+    return rng_next(&r->rng) % 1000 < per_mille;
+}
+
+static int remote_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
+                        struct levee_error *err)
+{
+    struct remote *r = self;
+
+    if (chance(r, r->refuse_per_mille)) {
+        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
+    }
+    *ret_state = r->token_batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
+    *ret = (struct levee_token){.batch = r->token_batch, .epoch = r->token_epoch};
+    return LEVEE_OK;
+}
+
+static int remote_begin(void *self, const struct levee_token *t, struct levee_error *err)
+{
+    struct remote *r = self;
+
+    if (chance(r, r->refuse_per_mille)) {
+        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
+    }
+    memset(r->staged_set, 0, sizeof r->staged_set);
+    r->staged_batch = t->batch;
+    r->staged_epoch = t->epoch;
+    return LEVEE_OK;
+}
+
+static int remote_write(void *self, size_t partition, const struct levee_record *records, size_t n,
+                        struct levee_error *err)
+{
+    struct remote *r = self;
+
+    (void)partition;
+    for (size_t i = 0; i < n; i++) {
+        int k = word_index(records[i].key);
+        if (k < 0 || r->staged_set[k]) {
+            return err_set(err, LEVEE_ESINK_FAILED,
+                           "remote sink: a word is unknown or twice in one batch");
+        }
+        r->staged_set[k] = true;
+        r->staged[k] = levee_i64(records[i].value);
+    }
+    return LEVEE_OK;
+}
+
+static int remote_commit(void *self, struct levee_error *err)
+{
+    struct remote *r = self;
+
+    if (chance(r, r->refuse_per_mille)) {
+        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
+    }
+    if (r->staged_batch <= r->token_batch || r->staged_epoch < r->token_epoch) {
+        return err_set(err, LEVEE_ESINK_FAILED, "remote sink: batch %llu again or by an older life",
+                       (unsigned long long)r->staged_batch);
+    }
+    for (int k = 0; k < WORLD_WORDS; k++) {
+        if (r->staged_set[k]) {
+            if (r->staged[k] <= r->totals[k]) {
+                return err_set(err, LEVEE_ESINK_FAILED, "remote sink: %s goes from %lld to %lld",
+                               word_text(k), (long long)r->totals[k], (long long)r->staged[k]);
+            }
+            r->totals[k] = r->staged[k];
+        }
+    }
+    r->token_batch = r->staged_batch;
+    r->token_epoch = r->staged_epoch;
+    r->commits++;
+    return chance(r, r->unclear_per_mille)
+               ? err_set(err, LEVEE_ECONNECTION, "remote sink: answer lost")
+               : LEVEE_OK;
+}
+
+static const struct levee_sink_ops remote_ops = {
+    .version = 1,
+    .kind = LEVEE_SINK_TRANSACTIONAL,
+    .last_token = remote_token,
+    .begin = remote_begin,
+    .write = remote_write,
+    .commit = remote_commit,
+};
+
+/* ---- the job ---- */
+
+static int split(levee_output *out, const struct levee_record *line, void *arg)
+{
+    (void)arg;
+    return levee_emit_words(out, line->value);
+}
+
+static int setup(levee_context *ctx, void *arg, struct levee_error *err)
+{
+    struct world *w = arg;
+
+    w->source = levee_queue_source(ctx, "lines", 2);
+    levee_stream *words = levee_map_to_i64(levee_flat_map(w->source, split, NULL), 1);
+    levee_stream *totals = levee_update_state_by_key(levee_reduce_by_key(words, &levee_sum_i64),
+                                                     "totals", NULL, levee_update_sum_i64, NULL);
+    (void)levee_sink(totals, "remote", &remote_ops, &w->remote);
+    (void)levee_file_sink(
+        totals, "files",
+        &(struct levee_file_sink_options){.path = OUTPUT, .value = LEVEE_VALUE_I64});
+    return levee_context_status(ctx, err);
+}
+
+static void on_point(enum crash_point point, void *arg)
+{
+    struct world *w = arg;
+
+    w->last_point = point;
+    w->any_point = true;
+}
+
+static void quiet(void *arg, int level, const char *line)
+{
+    const struct world *w = arg;
+
+    if (w->o->verbose) {
+        (void)fprintf(stderr, "  [%d] %s\n", level, line);
+    }
+}
+
+static struct levee_options options_of(struct world *w)
+{
+    return (struct levee_options){
+        .directory = DIRECTORY,
+        .batch_interval_ms = 20,
+        .workers = 1 + (uint32_t)(w->o->seed % 3),
+        .partitions = 4,
+        .segment_bytes = 64u << 10,
+        .checkpoint_batches = 1 + (uint32_t)(w->o->seed % 4),
+        .log = quiet,
+        .log_arg = w,
+        .guarantee = LEVEE_EXACTLY_ONCE,
+        .testing = w->sim,
+        .program_id = "world",
+    };
+}
+
+/* ---- the sender ---- */
+
+static bool note_acks(struct world *w)
+{
+    uint64_t durable = levee_queue_durable(w->source);
+
+    if (durable > w->pushed) {
+        return broken(w, "acknowledged %llu, only %llu were sent", (unsigned long long)durable,
+                      (unsigned long long)w->pushed);
+    }
+    w->acked = durable > w->acked ? durable : w->acked;
+    return true;
+}
+
+static bool push_some(struct world *w)
+{
+    struct levee_record r[16];
+    char text[16][24];
+    uint64_t left = w->o->records - w->pushed, n = 1 + pick(w, 12);
+
+    n = n < left ? n : left;
+    for (uint64_t i = 0; i < n; i++) {
+        (void)snprintf(text[i], sizeof text[i], " %s ", word_text(w->words[w->pushed + i]));
+        r[i] = (struct levee_record){.value = slice_str(text[i])};
+    }
+    struct levee_error err = {0};
+    int code = n ? levee_queue_push(w->source, r, n, w->pushed + 1, &err) : LEVEE_OK;
+    if (code == LEVEE_OK) {
+        w->pushed += n;
+        return true;
+    }
+    enum levee_class class_ = levee_error_class(code);
+    if (levee_sim_crashed(w->sim) || class_ == LEVEE_CLASS_RETRY) {
+        return true;
+    }
+    char line[1024];
+    return broken(w, "push: %s", levee_error_format(&err, line, sizeof line));
+}
+
+/* ---- the reader of the output files ---- */
+
+static bool take_line(struct world *w, const char *line, size_t len, int64_t totals[WORLD_WORDS],
+                      uint64_t batch)
+{
+    const char *tab = memchr(line, '\t', len);
+    int k = tab ? word_index(slice_of(line, (size_t)(tab - line))) : -1;
+
+    if (k < 0) {
+        return broken(w, "batch %llu: strange line %.*s", (unsigned long long)batch, (int)len,
+                      line);
+    }
+    int64_t total = strtoll(tab + 1, NULL, 10);
+    if (total <= totals[k]) {
+        return broken(w, "batch %llu: %s goes from %lld to %lld", (unsigned long long)batch,
+                      word_text(k), (long long)totals[k], (long long)total);
+    }
+    totals[k] = total;
+    return true;
+}
+
+static bool read_batch_file(struct world *w, const char *name, int64_t totals[WORLD_WORDS],
+                            uint64_t *ret_batch)
+{
+    char path[128];
+    size_t len = 0;
+
+    *ret_batch = strtoull(name + strlen("batch-"), NULL, 10);
+    (void)snprintf(path, sizeof path, OUTPUT "/%s", name);
+    char *bytes = (char *)levee_sim_read(w->sim, path, &len);
+    bool ok = bytes != NULL;
+    for (size_t at = 0; ok && at < len;) {
+        const char *nl = memchr(bytes + at, '\n', len - at);
+        ok = nl ? take_line(w, bytes + at, (size_t)(nl - bytes) - at, totals, *ret_batch)
+                : broken(w, "%s is torn", name);
+        at = nl ? (size_t)(nl - bytes) + 1 : len;
+    }
+    levee_sim_free_bytes((uint8_t *)bytes);
+    return ok;
+}
+
+static bool was_moved(const struct world *w, uint64_t batch)
+{
+    for (size_t i = 0; i < w->moved_count; i++) {
+        if (w->moved[i] == batch) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Reads every published file in batch order; a consumer takes some of them away for good when
+ * `move`. */
+static bool read_output(struct world *w, int64_t totals[WORLD_WORDS], bool move)
+{
+    struct io *io = w->sim->io;
+    struct io_list list = {0};
+    bool ok = true;
+
+    memcpy(totals, w->moved_totals, sizeof w->moved_totals);
+    if (io->ops->list(io, OUTPUT, &list, NULL) != LEVEE_OK) {
+        return true; /* not made yet */
+    }
+    for (size_t i = 0; i < list.count && ok; i++) {
+        const char *name = list.items[i].name;
+        uint64_t batch;
+        if (strncmp(name, "batch-", 6) != 0 || io_is_temp(name)) {
+            continue;
+        }
+        ok = read_batch_file(w, name, totals, &batch);
+        if (ok && was_moved(w, batch)) {
+            ok = broken(w, "batch %llu was published a second time", (unsigned long long)batch);
+        }
+        if (ok && move) {
+            char path[128];
+            (void)snprintf(path, sizeof path, OUTPUT "/%s", name);
+            ok = io->ops->unlink(io, path, NULL) == LEVEE_OK &&
+                 io->ops->sync_dir(io, OUTPUT, NULL) == LEVEE_OK;
+            w->moved[w->moved_count++] = batch;
+            memcpy(w->moved_totals, totals, sizeof w->moved_totals);
+            ok = ok || levee_sim_crashed(w->sim);
+        }
+    }
+    io_list_free(&list);
+    return ok;
+}
+
+static bool check_end(struct world *w)
+{
+    int64_t want[WORLD_WORDS] = {0}, files[WORLD_WORDS];
+
+    for (uint32_t i = 0; i < w->o->records; i++) {
+        want[w->words[i]]++;
+    }
+    if (!read_output(w, files, false)) {
+        return false;
+    }
+    for (int k = 0; k < WORLD_WORDS; k++) {
+        if (files[k] != want[k] || w->remote.totals[k] != want[k]) {
+            return broken(w, "%s: sent %lld, files say %lld, the remote sink %lld", word_text(k),
+                          (long long)want[k], (long long)files[k], (long long)w->remote.totals[k]);
+        }
+    }
+    return true;
+}
+
+/* ---- lives ---- */
+
+enum life_end { LIFE_CRASHED, LIFE_FINISHED, LIFE_BROKEN };
+
+static bool expected_error(struct world *w, const struct levee_error *err, const char *where)
+{
+    char line[1024];
+
+    if (levee_sim_crashed(w->sim)) {
+        return true;
+    }
+    return broken(w, "%s: %s", where, levee_error_format(err, line, sizeof line));
+}
+
+static enum life_end finish(struct world *w, struct levee_error *err)
+{
+    if (levee_drain(w->ctx, 0, err) != LEVEE_OK || levee_await(w->ctx, err) != LEVEE_OK) {
+        return expected_error(w, err, "drain") ? LIFE_CRASHED : LIFE_BROKEN;
+    }
+    return check_end(w) ? LIFE_FINISHED : LIFE_BROKEN;
+}
+
+static enum life_end live(struct world *w, bool last)
+{
+    struct levee_error err = {0};
+    struct levee_options o = options_of(w);
+
+    if (levee_get_or_create(&w->ctx, &o, setup, w, &err) != LEVEE_OK) {
+        return expected_error(w, &err, "get_or_create") ? LIFE_CRASHED : LIFE_BROKEN;
+    }
+    if (levee_start(w->ctx, &err) != LEVEE_OK) {
+        return expected_error(w, &err, "start") ? LIFE_CRASHED : LIFE_BROKEN;
+    }
+    w->pushed = levee_queue_durable(w->source);
+    if (w->pushed < w->acked) {
+        (void)broken(w, "record %llu was acknowledged and is gone (%llu are left)",
+                     (unsigned long long)w->acked, (unsigned long long)w->pushed);
+        return LIFE_BROKEN;
+    }
+    for (unsigned round = 0; round < 4000 && !levee_sim_crashed(w->sim); round++) {
+        int64_t totals[WORLD_WORDS];
+        if (!push_some(w) || !note_acks(w)) {
+            return LIFE_BROKEN;
+        }
+        levee_sim_run_ms(w->sim, 1 + pick(w, 30));
+        if (!note_acks(w) ||
+            (pick(w, 4) == 0 && !read_output(w, totals, w->o->seed % 2 && pick(w, 2)))) {
+            return levee_sim_crashed(w->sim) ? LIFE_CRASHED : LIFE_BROKEN;
+        }
+        if (atomic_load(&w->ctx->life) == RT_STOPPED && !levee_sim_crashed(w->sim)) {
+            (void)levee_await(w->ctx, &err);
+            return expected_error(w, &err, "stopped by itself") ? LIFE_CRASHED : LIFE_BROKEN;
+        }
+        if (w->acked == w->o->records && (last || pick(w, 8) == 0)) {
+            return finish(w, &err);
+        }
+    }
+    if (!levee_sim_crashed(w->sim)) {
+        (void)broken(w, "no progress: %llu of %u acknowledged", (unsigned long long)w->acked,
+                     w->o->records);
+        return LIFE_BROKEN;
+    }
+    return LIFE_CRASHED;
+}
+
+static void count_crash(struct world *w)
+{
+    int kind = 0;
+    const levee_context *ctx = w->ctx;
+
+    if (ctx && ctx->graph && atomic_load(&ctx->life) >= RT_STARTED) {
+        kind = ctx->ckpt.stage != RT_CKPT_NONE ? 4
+               : ctx->committing.head          ? 3
+               : ctx->computing                ? 2
+                                               : 1;
+    }
+    w->stats->in_flight[kind]++;
+    w->stats->crashes++;
+    w->stats->by_point[w->any_point ? (int)w->last_point : CP_COUNT]++;
+}
+
+bool world_run(const struct world_options *o, struct world_stats *stats, char why[512])
+{
+    struct world *w = mem_zalloc(sizeof *w);
+    struct levee_error err = {0};
+    struct levee_sim_options sim = {.seed = o->seed,
+                                    .keep_per_mille = (uint32_t)(o->seed % 5) * 250};
+    bool ok = w != NULL;
+
+    if (!ok || levee_sim_new(&w->sim, &sim, &err) != LEVEE_OK) {
+        mem_free(w);
+        (void)snprintf(why, 512, "no memory");
+        return false;
+    }
+    w->o = o;
+    w->stats = stats;
+    w->why = why;
+    w->rng = o->seed * 0x9e3779b97f4a7c15u + 1;
+    w->remote =
+        (struct remote){.rng = o->seed + 7, .unclear_per_mille = 60, .refuse_per_mille = 40};
+    for (uint32_t i = 0; i < o->records; i++) {
+        w->words[i] = (int)pick(w, WORLD_WORDS);
+    }
+    enum life_end end = LIFE_CRASHED;
+    for (uint32_t life = 0; end == LIFE_CRASHED && life < o->lives + 20; life++) {
+        bool last = life >= o->lives;
+        sim.seed = o->seed * 131 + life;
+        sim.crash_at_step = last                       ? 0
+                            : life == 0 && o->crash_at ? o->crash_at
+                                                       : 1 + pick(w, 10 + 25u * (1 + pick(w, 12)));
+        sim.garble_per_mille = (1000 - sim.keep_per_mille) / 2;
+        levee_sim_set(w->sim, &sim);
+        w->sim->io->crash_hook = on_point;
+        w->sim->io->crash_arg = w;
+        w->any_point = false;
+        end = live(w, last);
+        stats->lives++;
+        if (life == 0) {
+            stats->steps = levee_sim_steps(w->sim);
+        }
+        if (levee_sim_crashed(w->sim)) {
+            count_crash(w);
+        }
+        levee_free(w->ctx);
+        w->ctx = NULL;
+        if (o->kills_only || pick(w, 4) == 0) {
+            levee_sim_kill(w->sim);
+        } else {
+            levee_sim_power_loss(w->sim);
+        }
+        stats->images = io_sim_image_hash(w->sim->io);
+    }
+    ok = end == LIFE_FINISHED;
+    if (end == LIFE_CRASHED) {
+        (void)broken(w, "the last life did not finish");
+    }
+    levee_sim_free(w->sim);
+    mem_free(w);
+    return ok;
+}
