@@ -217,7 +217,8 @@ int io_read_file(struct io *io, const char *path, size_t max, struct buf *ret,
         err_expected(err, "at most %zu bytes", max);
         err_found(err, "%" PRIu64 " bytes", st.size);
     }
-    if (rc == LEVEE_OK && !buf_reserve(ret, (size_t)st.size)) {
+    /* At least one byte: an empty file is empty, not absent (a NULL slice). */
+    if (rc == LEVEE_OK && !buf_reserve(ret, st.size > 0 ? (size_t)st.size : 1)) {
         rc = err_nomem(err, (size_t)st.size);
     }
     if (rc == LEVEE_OK && st.size > 0) {

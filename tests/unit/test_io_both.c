@@ -108,6 +108,7 @@ static void expect_file(const char *name, const char *text)
 
     ck_assert_int_eq(io_read_file(io, at(name), 1 << 20, &got, &err), LEVEE_OK);
     ck_assert_uint_eq(got.len, strlen(text));
+    ck_assert_ptr_nonnull(got.data); /* an empty file is not an absent one */
     ck_assert_mem_eq(got.data, text, strlen(text));
     buf_release(&got);
 }
