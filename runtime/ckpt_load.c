@@ -48,7 +48,7 @@ static int load_sink(levee_context *ctx, const char *uid, struct levee_slice val
 {
     struct cursor c = cursor_of(value);
     uint8_t version = cur_u8(&c);
-    uint64_t end = cur_u64(&c);
+    uint64_t end = cur_u64(&c), start = cur_u64(&c);
 
     if (c.bad || version != 1) {
         return err_set(err, LEVEE_ECKPT_CORRUPT, "stored end of sink %s does not parse", uid);
@@ -57,6 +57,7 @@ static int load_sink(levee_context *ctx, const char *uid, struct levee_slice val
         struct rt_sink *s = ctx->graph->sinks[i]->sink;
         if (strcmp(s->node->uid, uid) == 0) {
             s->confirmed = end;
+            s->start_batch = start;
             s->known = true;
             s->added = false;
         }

@@ -120,7 +120,6 @@ struct rt_sink {
     bool waiting_reported;
     int code;
     struct levee_error err;
-    bool already_there; /* last_token said so */
 };
 
 /* ---- batches ---- */

@@ -78,8 +78,8 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
     if (v.which != REC_SINK_WAIT) {
         s->judged = true;
         s->skip_to = v.skip_to > s->start_batch ? v.skip_to : s->start_batch;
-        if (s->confirmed < v.skip_to) {
-            s->confirmed = v.skip_to;
+        if (s->token_state == LEVEE_TOKEN_FOUND && s->confirmed < s->token.batch) {
+            s->confirmed = s->token.batch;
         }
     }
     return LEVEE_OK;
@@ -129,7 +129,6 @@ static int run_batch(struct rt_sink *s, struct levee_error *err)
     struct levee_token token;
     const struct rt_dataset *data = &b->compute.outputs[s->ordinal];
 
-    s->already_there = false;
     fill_token(s, b, &token);
     if (!s->ops) {
         struct levee_batch view = {.data = data};
@@ -144,8 +143,7 @@ static int run_batch(struct rt_sink *s, struct levee_error *err)
             return code;
         }
         if (s->token_state == LEVEE_TOKEN_FOUND && s->token.batch >= b->header.id) {
-            s->already_there = true;
-            return LEVEE_OK;
+            return LEVEE_OK; /* the unclear commit had gone through */
         }
         s->reread = false;
     }

@@ -465,18 +465,21 @@ int levee_inlet_remember(levee_inlet *in, const char *name, struct levee_slice v
     r.frame.stream = in->table;
     r.frame.payload[0] = buf_view(&r.payload);
     r.frame.done = remembered;
-    int code = wal_append(in->ctx->wal, &r.frame, err);
+    /* Remembered and appended under one lock: a checkpoint whose replay-from lies above this frame
+     * holds the fact. */
+    pthread_mutex_lock(&in->mutex);
+    int code = rt_source_restore_fact(CONTAINER_OF(in, struct rt_source, inlet), slice_str(name),
+                                      value, err);
+    if (code == LEVEE_OK) {
+        code = wal_append(in->ctx->wal, &r.frame, err);
+    }
+    pthread_mutex_unlock(&in->mutex);
     if (code == LEVEE_OK) {
         (void)r.io->ops->wait(r.io, is_remembered, &r, UINT64_MAX);
         code = atomic_load(&r.state);
         crash_at(r.io, CP_SOURCE_AFTER_INIT);
         if (code) {
             err_set(err, code, "source %s: the log has failed", in->node->uid);
-        } else {
-            pthread_mutex_lock(&in->mutex);
-            struct rt_source *s = CONTAINER_OF(in, struct rt_source, inlet);
-            code = rt_source_restore_fact(s, slice_str(name), value, err);
-            pthread_mutex_unlock(&in->mutex);
         }
     }
     buf_release(&r.payload);

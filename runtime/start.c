@@ -147,6 +147,7 @@ static int announce_sinks(levee_context *ctx, struct levee_error *err)
             return code;
         }
         s->known = true; /* durable before any BATCH_RESULT, so before its first write */
+        s->start_batch = ctx->newest_open_at_start;
     }
     return LEVEE_OK;
 }
