@@ -10,6 +10,8 @@ void ckpt_slice_key(uint8_t ret[CKPT_SLICE_KEY], uint32_t table, uint32_t number
 bool ckpt_slice_key_parse(struct levee_slice key, uint32_t *ret_table, uint32_t *ret_number);
 /* Drops the sealed slices, once they were stored; the open one stays. Numbers go on. */
 void ckpt_slices_flush(struct ckpt_slices *s);
+/* Empty, for another table, with the memory it has. */
+void ckpt_slices_restart(struct ckpt_slices *s, uint32_t table);
 
 /* The order slices must have in a file: per table numbered from 0 without a gap (load.c). */
 struct ckpt_slice_order {

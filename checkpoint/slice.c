@@ -85,6 +85,18 @@ void ckpt_slices_release(struct ckpt_slices *s)
     *s = (struct ckpt_slices){.table = s->table};
 }
 
+void ckpt_slices_restart(struct ckpt_slices *s, uint32_t table)
+{
+    struct ckpt_slices fresh = {.table = table,
+                                .bytes = s->bytes,
+                                .marks = s->marks,
+                                .mark_cap = s->mark_cap,
+                                .failed = s->failed};
+
+    buf_clear(&fresh.bytes);
+    *s = fresh;
+}
+
 static void seal(struct ckpt_slices *s)
 {
     struct ckpt_slice_mark *m = &s->marks[s->mark_count - 1];
