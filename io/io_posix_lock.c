@@ -99,8 +99,8 @@ static void write_pid(int fd)
     char text[32];
 
     (void)snprintf(text, sizeof text, "%-*ld\n", PID_TEXT - 1, (long)getpid());
-    if (pwrite(fd, text, PID_TEXT, 0) != PID_TEXT) {
-        (void)ftruncate(fd, 0);
+    if (pwrite(fd, text, PID_TEXT, 0) != PID_TEXT && ftruncate(fd, 0) < 0) {
+        return; /* then the text may name an earlier holder: still only a text */
     }
 }
 

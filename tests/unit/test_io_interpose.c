@@ -8,7 +8,6 @@
 #include "tests/support/interpose/interpose.c"
 
 #include <lmdb.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include "tests/support/suite.h"
