@@ -298,6 +298,50 @@ START_TEST(test_names)
 }
 END_TEST
 
+/* Directories move within limits; what is refused has changed nothing. */
+START_TEST(test_directories_and_refusals)
+{
+    char longest[300];
+
+    open_world(_i);
+    ck_assert_int_eq(ops->mkdir(io, at("d"), &err), LEVEE_OK);
+    ck_assert_int_eq(ops->mkdir(io, at("d/e"), &err), LEVEE_OK);
+    ck_assert_int_eq(ops->mkdir(io, at("full"), &err), LEVEE_OK);
+    put_file("d/e/f", "deep");
+    put_file("full/g", "g");
+    put_file("file", "x");
+    int refused[] = {
+        ops->rename(io, at("d"), at("d/e/d"), &err), /* into itself */
+        ops->rename(io, at("d"), at("full"), &err),  /* onto one that is not empty */
+        ops->rename(io, at("file"), at("d"), &err),
+        ops->rename(io, at("d"), at("file"), &err),
+        ops->rename(io, at("file"), at("nowhere/f"), &err),
+        ops->rename(io, at("file"), at("file/f"), &err),
+        ops->link(io, at("d"), at("l"), &err),
+        ops->link(io, at("none"), at("l"), &err),
+        ops->unlink(io, at("d"), &err),
+        ops->sync_dir(io, at("file"), &err),
+    };
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        ck_assert_msg(refused[i] < 0, "call %zu was not refused", i);
+    }
+    memset(longest, 'n', sizeof longest);
+    longest[256] = '\0';
+    struct io_file *f = NULL;
+    ck_assert_int_eq(ops->open(io, at(longest), IO_WRITE | IO_CREATE, &f, &err), LEVEE_ELIMIT);
+    expect_file("d/e/f", "deep");
+    expect_file("file", "x");
+    ck_assert_int_eq(ops->rename(io, at("d/e"), at("full/e"), &err), LEVEE_OK);
+    expect_file("full/e/f", "deep");
+    ck_assert_int_eq(kind_of("d/e"), IO_NONE);
+    ck_assert_int_eq(ops->link(io, at("file"), at("twin"), &err), LEVEE_OK);
+    ck_assert_int_eq(ops->rename(io, at("file"), at("twin"), &err), LEVEE_OK); /* one file: no-op */
+    expect_file("file", "x");
+    expect_file("./twin", "x");
+    close_world();
+}
+END_TEST
+
 START_TEST(test_removed_file_stays_readable_while_open)
 {
     char got[8];
@@ -729,6 +773,7 @@ int main(void)
     tcase_add_loop_test(files, test_open_flags, 0, WORLDS);
     tcase_add_loop_test(files, test_truncate_cuts_and_grows_with_zeros, 0, WORLDS);
     tcase_add_loop_test(files, test_names, 0, WORLDS);
+    tcase_add_loop_test(files, test_directories_and_refusals, 0, WORLDS);
     tcase_add_loop_test(files, test_removed_file_stays_readable_while_open, 0, WORLDS);
     tcase_add_loop_test(files, test_path_helpers, 0, WORLDS);
     tcase_add_loop_test(files, test_publish_and_read, 0, WORLDS);

@@ -3,15 +3,15 @@
  * synced, as a power loss would. For code that does its own I/O (LMDB), which the simulated disk
  * cannot reach.
  *
- *   cc -shared -fPIC -o interpose.so interpose.c -lpthread;  LD_PRELOAD=./interpose.so program
+ *   cc -shared -fPIC -o interpose.so interpose.c -lpthread; LD_PRELOAD=./interpose.so program
  *
  * Or include this file in a test program: its definitions then come before those of the C library,
  * for the shared libraries as well. Settings are read from the environment at the first call:
  *
  *   LEVEE_INTERPOSE_MATCH   files that are watched: a pattern of fnmatch(3) for the whole path
  *   LEVEE_INTERPOSE_FAIL    "call:n:errno[:bytes]", several by commas. The n-th call fails with
- * that errno (a number); "n+" the n-th and all later ones. With bytes, the n-th call writes only so
- * many and says so, and the next one fails. LEVEE_INTERPOSE_POWER   "call:n": the power fails
+ * that errno (a number); "n+": the n-th and all later ones. With bytes, the n-th call writes only
+ * so many and says so, and the next one fails. LEVEE_INTERPOSE_POWER   "call:n": the power fails
  * instead of the n-th call; or "exit": when the program ends in an orderly way LEVEE_INTERPOSE_KEEP
  * of 1000 unsynced sectors so many survive a power loss; default 0 LEVEE_INTERPOSE_SEED    which
  * ones LEVEE_INTERPOSE_COUNTS  a file that always holds a line "call number" for every call
@@ -23,7 +23,8 @@
  * last sync of its file gets its old bytes back unless it is kept, every file its old size, then
  * the process kills itself. A sync that was made to fail has saved nothing, and no later one saves
  * those sectors (faults.md, fact 8). What O_SYNC and O_DSYNC descriptors write is safe at once. Not
- * covered: names (rename, unlink, truncation by open), and memory written through a shared mapping.
+ * covered: names (rename, unlink, truncation by open), copy_file_range and sendfile, and memory
+ * written through a shared mapping.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* syscall, off64_t */
