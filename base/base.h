@@ -24,9 +24,10 @@
 #endif
 _Noreturn void base_assert_failed(const char *cond, const char *file, int line);
 
-#define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
-#define PRINTF(f, a)                    __attribute__((format(printf, f, a)))
-#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define PRINTF(f, a) __attribute__((format(printf, f, a)))
+/* By way of an integer, so that it serves const and plain pointers alike. */
+#define CONTAINER_OF(ptr, type, member) ((type *)((uintptr_t)(ptr)-offsetof(type, member)))
 #define LIKELY(x)                       __builtin_expect(!!(x), 1)
 #define UNLIKELY(x)                     __builtin_expect(!!(x), 0)
 
