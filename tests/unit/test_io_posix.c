@@ -202,6 +202,16 @@ START_TEST(test_every_descriptor_is_close_on_exec)
 }
 END_TEST
 
+static int open_descriptors(void)
+{
+    int count = 0;
+
+    for (int fd = 0; fd < 1024; fd++) {
+        count += fcntl(fd, F_GETFD) != -1;
+    }
+    return count;
+}
+
 /* Nothing keeps a descriptor longer than the call: errors, syncs of directories, lists, locks
  * refused. */
 START_TEST(test_no_descriptor_leaks)
@@ -210,10 +220,8 @@ START_TEST(test_no_descriptor_leaks)
     struct io_file *f = NULL;
     struct io_lock *lock = NULL;
     struct io_lock *second = NULL;
-    int before = dup(0);
+    int before = open_descriptors();
 
-    ck_assert_int_ge(before, 0);
-    ck_assert_int_eq(close(before), 0);
     ck_assert_int_eq(ops->sync_dir(io, root, &err), LEVEE_OK);
     ck_assert_int_eq(ops->list(io, root, &list, &err), LEVEE_OK);
     io_list_free(&list);
@@ -222,9 +230,7 @@ START_TEST(test_no_descriptor_leaks)
     ck_assert_int_eq(ops->lock(io, at("lock"), &second, &err), LEVEE_EDIR_BUSY);
     ops->unlock(lock);
     ck_assert_int_eq(io_publish(io, root, "f", slice_str("x"), &err), LEVEE_OK);
-    int after = dup(0);
-    ck_assert_int_eq(after, before);
-    ck_assert_int_eq(close(after), 0);
+    ck_assert_int_eq(open_descriptors(), before);
 }
 END_TEST
 
