@@ -125,6 +125,7 @@ struct ckpt_store {
     char dir[IO_PATH_MAX];
     struct ckpt_versions versions; /* what exists; changed by list, publish and remove only */
     uint64_t next_sequence;
+    bool names_durable; /* the directory was synced since it was listed */
 };
 int ckpt_store_init(struct ckpt_store *s, struct io *io, const struct ckpt_format *format,
                     const char *dir);

@@ -129,7 +129,7 @@ bool ckpt_fold_due(const struct ckpt_versions *v, uint32_t fold_every, struct ck
             continue;
         }
         struct ckpt_edge fold = {x, best.to, size, UINT64_MAX, UINT32_MAX};
-        if (is_good(v, &fold, FILES_MAX + fresh)) {
+        if (is_good(v, &fold, FILES_MAX + fold_every)) {
             *ret = plan;
             return true;
         }

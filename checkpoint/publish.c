@@ -269,6 +269,7 @@ static int make_durable(struct ckpt_pub *p, struct levee_error *err)
     if (rc != LEVEE_OK) {
         return rc;
     }
+    s->names_durable = true;
     crash_at(io, CP_CKPT_AFTER_DIR_SYNC);
     p->version.verified = true;
     return LEVEE_OK;

@@ -261,6 +261,9 @@ int ckpt_slice_open(struct levee_slice bytes, uint32_t table, uint32_t number,
     if ((bytes.data[1] | bytes.data[2] | bytes.data[3]) != 0) {
         return slice_corrupt(table, number, "has reserved bytes that are not zero", err);
     }
+    if (get_le32(bytes.data + SLICE_AT_FIRST) > get_le32(bytes.data + SLICE_AT_LAST)) {
+        return slice_corrupt(table, number, "ends before it begins", err);
+    }
     *ret = (struct ckpt_slice_cursor){
         .c = {bytes.data + SLICE_HEADER, bytes.data + end, false},
         .table = table,
@@ -337,7 +340,7 @@ bool ckpt_slice_next(struct ckpt_slice_cursor *s, struct ckpt_entry *ret)
 
 int ckpt_slice_close(const struct ckpt_slice_cursor *s, struct levee_error *err)
 {
-    if (s->c.bad || s->left != 0 || s->c.p != s->c.end) {
+    if (s->c.bad || s->left != 0 || s->c.p != s->c.end || s->group != s->last_group) {
         /* The hash was right: this was written wrong. */
         return slice_corrupt(s->table, s->number, "holds an entry that cannot be read", err);
     }

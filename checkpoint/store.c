@@ -7,7 +7,10 @@
  * file that equals its name is ever opened by its format.
  *
  * A bad file is never deleted: setting aside moves it into quarantine/, and so does removing it.
- * Removing a good one needs no sync: should a power loss bring it back, it is still true.
+ * Removing a good one needs no sync: should a power loss bring it back, it is still true. But the
+ * names that make it superfluous must be durable first: after a kill between rename and directory
+ * sync the next life sees a name that a power loss may still take. Every publication syncs the
+ * directory; a life that removes before it published syncs it then (C7).
  */
 #include "checkpoint/ckpt_impl.h"
 
@@ -187,6 +190,7 @@ int ckpt_store_list(struct ckpt_store *s, struct levee_error *err)
         return rc;
     }
     forget(s);
+    s->names_durable = false;
     for (size_t i = 0; rc == LEVEE_OK && i < names.count; i++) {
         const char *name = names.items[i].name;
         if (io_is_temp(name)) {
@@ -295,6 +299,13 @@ int ckpt_remove(struct ckpt_store *s, const struct ckpt_version *v, struct levee
 
     if (rc != LEVEE_OK) {
         return rc;
+    }
+    if (!s->names_durable) {
+        rc = s->io->ops->sync_dir(s->io, s->dir, err);
+        if (rc != LEVEE_OK) {
+            return rc;
+        }
+        s->names_durable = true;
     }
     crash_at(s->io, CP_CKPT_BEFORE_REMOVE);
     rc = gone.bad ? ckpt_set_aside(s, &gone, err) : s->io->ops->unlink(s->io, path, err);
