@@ -1,0 +1,36 @@
+/* Private to wal/: the scanner's state, shared by wal_window.c, wal_groups.c and wal_scan.c. */
+#ifndef LEVEE_WAL_SCAN_H
+#define LEVEE_WAL_SCAN_H
+
+#include "wal/wal_impl.h"
+
+struct wal_window {
+    struct io *io;
+    struct io_file *file;
+    uint64_t file_size, base;
+    size_t len;
+    struct buf bytes;
+};
+int wal_window_open(struct wal_window *v, struct io *io, const char *dir, const char *name,
+                    struct levee_error *err);
+void wal_window_close(struct wal_window *v);
+/* len bytes at offset; NOTFOUND: the file ends before. The view is valid until the next call. */
+int wal_window_get(struct wal_window *v, uint64_t offset, size_t len, const uint8_t **ret);
+
+bool wal_scan_fatal(int code); /* no fact about the disk: the scan itself cannot go on */
+bool wal_is_zero(const uint8_t *p, size_t len);
+
+struct wal_scan_state {
+    struct io *io;
+    const char *dir;
+    struct wal_facts *facts;
+    size_t entry_cap, bad_cap, segment_cap;
+    struct wal_bad bad; /* the group being parsed */
+    int code;           /* NOMEM, CRASHED: give up */
+    struct levee_error *err;
+};
+/* One segment's groups with LSNs below limit (its successor's first LSN): entries, bad places,
+ * witnesses. */
+void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit);
+
+#endif
