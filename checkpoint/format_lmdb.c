@@ -82,6 +82,8 @@ static int code_of(int rc)
     case EMFILE:
     case ENFILE:
         return LEVEE_ELIMIT;
+    case ENOENT:
+        return LEVEE_ENOTFOUND;
     default:
         return rc > 0 ? LEVEE_EIO : LEVEE_ECKPT_FAILED;
     }
