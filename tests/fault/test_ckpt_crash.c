@@ -280,6 +280,42 @@ START_TEST(every_named_point_is_survived)
 }
 END_TEST
 
+/* A kill between rename and directory sync leaves a name that only the page cache holds. The next
+ * life sees it, finds older files superfluous and removes them, publishes nothing; then the power
+ * fails. Fault 36. The simulated directory keeps its changes in order, real ones need not: that the
+ * directory is synced before the first removal is shown by test_ckpt_store.c. */
+START_TEST(f36_nothing_is_removed_on_the_word_of_a_name_that_may_vanish)
+{
+    unsigned removed = 0;
+
+    stop_point = CP_CKPT_AFTER_RENAME;
+    for (unsigned nth = 1; nth <= 16; nth++) { /* versions and folds alike */
+        for (uint64_t seed = 1; seed <= 12; seed++) {
+            struct ckpt_store s;
+            open_disk();
+            stop_at_hit = nth;
+            hits = 0;
+            io->crash_hook = stop_here;
+            ck_assert_int_eq(one_life(BATCHES), LEVEE_ECRASHED);
+            io->crash_hook = NULL;
+            io_sim_kill(io);
+
+            set_faults((struct sim_faults){.seed = seed, .keep_per_mille = 500});
+            ck_assert_int_eq(ckpt_store_init(&s, io, &ckpt_format_flat, dir), LEVEE_OK);
+            uint64_t unlinks = counter_get(&io->counts.unlinks);
+            ck_assert_int_eq(live(&s, 0), LEVEE_OK); /* looks and removes, and publishes nothing */
+            removed += counter_get(&io->counts.unlinks) > unlinks;
+            ckpt_store_release(&s);
+            io_sim_power_loss(io);
+            (void)judge();
+            finish();
+            close_disk();
+        }
+    }
+    ck_assert_uint_gt(removed, 20);
+}
+END_TEST
+
 /* ---- errors ---- */
 
 /* Every step fails once with EIO. A failed publication or fold is final (design 4d.13): its life
@@ -442,6 +478,7 @@ int main(void)
     tcase_add_test(tc, f15_kill_at_every_step_then_power_loss);
     tcase_add_loop_test(tc, f21_crash_loops_leave_whole_versions, 0, 4);
     tcase_add_test(tc, every_named_point_is_survived);
+    tcase_add_test(tc, f36_nothing_is_removed_on_the_word_of_a_name_that_may_vanish);
     tcase_add_test(tc, f43_an_error_at_any_step_ends_the_life_and_promises_nothing);
     tcase_add_test(tc, f40_a_full_disk_at_any_step_is_survived);
     tcase_add_test(tc, f44_an_error_of_any_read_is_survived);
