@@ -20,7 +20,7 @@ _Static_assert(sizeof(struct arena_chunk) % 8 == 0, "data must begin aligned");
 
 static struct arena_chunk *chunk_new(struct arena *a, size_t bytes)
 {
-    if (bytes > SIZE_MAX - sizeof(struct arena_chunk)) {
+    if (bytes > SIZE_MAX / 2) { /* no object is larger, and the header must fit too */
         return NULL;
     }
     struct arena_chunk *chunk = mem_alloc(sizeof *chunk + bytes);

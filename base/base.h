@@ -139,9 +139,11 @@ struct cursor {
     const uint8_t *p, *end;
     bool bad;
 };
+extern const uint8_t base_nothing[1]; /* where a cursor over an absent slice points */
 static inline struct cursor cursor_of(struct levee_slice s)
 {
-    return (struct cursor){s.data, s.data ? s.data + s.len : NULL, false};
+    const uint8_t *p = s.data ? s.data : base_nothing;
+    return (struct cursor){p, s.data ? p + s.len : p, false};
 }
 uint8_t cur_u8(struct cursor *c);
 uint16_t cur_u16(struct cursor *c);
@@ -215,10 +217,9 @@ uint64_t rng_next(uint64_t *state);
 /*
  * map: open addressing over stored 64-bit hashes; slots hold the index of an entry that the caller
  * keeps in an array of its own, in insertion order. The caller compares keys. Power-of-two
- * capacity, load
- * <= 3/4, linear probing, backward-shift delete. A slot's home comes from the low bits of the hash:
- * whoever splits keys into partitions takes the high ones, or the slots of a partition cluster.
- * (base/map.c)
+ * capacity, at most 3/4 used, linear probing, backward-shift delete. A slot's home comes from the
+ * low bits of the hash: whoever splits keys into partitions takes the high ones, or the slots of a
+ * partition cluster. (base/map.c)
  */
 struct map_slot {
     uint64_t hash; /* 0 = empty */
@@ -237,9 +238,9 @@ static inline void map_prefetch(const struct map *m, uint64_t hash)
         __builtin_prefetch(&m->slots[hash & m->mask]);
     }
 }
-/* Walks the probe sequence: first slot with this hash at or after *pos (start with *pos = hash &
- * mask); NULL at an empty slot, with *pos there. Continue after a false match with *pos = (*pos +
- * 1) & mask. */
+/* Walks the probe sequence: the first slot with this hash at or after *pos, or NULL at an empty
+ * slot, with *pos there. Start with *pos = hash & mask; after a false match continue with
+ * *pos = (*pos + 1) & mask. */
 static inline struct map_slot *map_probe(const struct map *m, uint64_t hash, uint32_t *pos)
 {
     if (!m->slots) {

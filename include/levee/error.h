@@ -114,7 +114,7 @@ enum levee_class {
 
 enum levee_code {
     LEVEE_OK = 0,
-#define LEVEE_ERROR_ENUM(name, value, class_, text, todo) LEVEE_E##name = value,
+#define LEVEE_ERROR_ENUM(name, value, class_, text, todo) LEVEE_E##name = (value),
     LEVEE_ERRORS(LEVEE_ERROR_ENUM)
 #undef LEVEE_ERROR_ENUM
 };

@@ -2,6 +2,12 @@
 
 #include <stdlib.h>
 
+/* Before main, since Check reads the variable when a test case is made. */
+__attribute__((constructor)) static void allow_more_time(void)
+{
+    (void)setenv("CK_DEFAULT_TIMEOUT", "60", 0);
+}
+
 int suite_main(Suite *suite)
 {
     SRunner *runner = srunner_create(suite);

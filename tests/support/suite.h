@@ -4,7 +4,9 @@
 
 #include <check.h>
 
-/* Runs the suite (forked per test; CK_FORK=no in the environment turns that off), prints failures, takes ownership. */
+/* Runs the suite (forked per test; CK_FORK=no in the environment turns that off), prints failures,
+ * takes ownership. Check's time limit of 4 s per test, too short for a busy machine or a sanitizer,
+ * becomes 60 s unless CK_DEFAULT_TIMEOUT says otherwise. */
 int suite_main(Suite *suite);
 
 #endif
