@@ -2,7 +2,7 @@
  * Rungs of the ladder that checkpoint/ answers for, as ratios inside one run, interleaved pairs,
  * lower and upper quartile:
  *
- *   9b   a durable delta of 10 k dirty entries (pack, build, read back, hash, sync, rename, sync
+ *   9b   a durable delta of 10 k dirty entries (pack, build, hash, read back, sync, rename, sync
  * the directory) / a raw LMDB transaction with the same bytes as packed blobs in a warm, recycled
  * file. Floor 3, strong 1.5. Beside it the bare file: write the same bytes to a new file,
  * fdatasync, rename, fsync the directory, which is the least that a file written once costs. 9c the

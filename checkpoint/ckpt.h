@@ -151,7 +151,7 @@ struct ckpt_content {
     size_t table_count;
 };
 /*
- * Writes, closes, reads back, hashes by pread, writes back in 256 KiB pieces, syncs, renames, syncs
+ * Writes, closes, hashes by pread, writes back in 256 KiB pieces, reads back, syncs, renames, syncs
  * the directory (the one point at which batch `to` becomes a version). On failure nothing is
  * published and a failed sync is final for that file: CKPT_FAILED (FATAL), or NOSPACE, NOMEM, LIMIT
  * (the file was removed again; may be tried later), FULL (the chain has CKPT_CHAIN_MAX files: fold

@@ -48,8 +48,8 @@ bool ckpt_chain_full(const struct ckpt_versions *v, uint64_t from);
  */
 enum ckpt_pub_phase {
     CKPT_PUB_BUILD, /* items are being put */
-    CKPT_PUB_CHECK, /* read back through the format and compared with what was put */
     CKPT_PUB_HASH,  /* hashed by pread, written back piece by piece */
+    CKPT_PUB_CHECK, /* read back through the format and compared with what was put */
     CKPT_PUB_SYNC,  /* from here on a failure is final for the file */
     CKPT_PUB_DONE   /* published, or failed and settled */
 };

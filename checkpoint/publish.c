@@ -1,8 +1,10 @@
 /*
  * Publishing: how one file comes into being.
  *
- *   build at <sequence>.tmp → close → read back → hash by pread, write back piece by piece
+ *   build at <sequence>.tmp → close → hash by pread, write back piece by piece → read back
  *   → sync → rename to the name that says it all → sync the directory
+ *
+ * Reading back comes after the write-back was started so that the disk works meanwhile.
  *
  * The last step is the one point at which batch `to` becomes a version; a crash before it leaves a
  * temporary name or a version that is as good as any (its bytes were synced before the rename).
@@ -146,15 +148,50 @@ int ckpt_pub_commit(struct ckpt_pub *p, struct levee_error *err)
         crash_at(io, CP_CKPT_AFTER_BUILD);
         rc = io->ops->fstat(p->file, &st, err);
     }
-    if (rc == LEVEE_OK) {
-        rc = p->store->format->open(io, p->temp, &p->reader, err);
-    }
     if (rc != LEVEE_OK) {
         return settle(p, rc, err);
     }
     p->size = st.size;
-    p->phase = CKPT_PUB_CHECK;
+    p->phase = CKPT_PUB_HASH;
     return LEVEE_OK;
+}
+
+/* ---- hashing and writing back ---- */
+
+static int hash_begin(struct ckpt_pub *p, struct levee_error *err)
+{
+    p->hash = hash_stream_new();
+    p->piece = mem_alloc(PIECE_BYTES);
+    if (p->hash == NULL || p->piece == NULL) {
+        return err_nomem(err, PIECE_BYTES);
+    }
+    hash_stream_reset(p->hash, 0);
+    return LEVEE_OK;
+}
+
+static int hash_pieces(struct ckpt_pub *p, size_t max_bytes, struct levee_error *err)
+{
+    struct io *io = p->store->io;
+    int rc = p->piece == NULL ? hash_begin(p, err) : LEVEE_OK;
+
+    for (size_t bytes = 0; rc == LEVEE_OK && bytes < max_bytes && p->offset < p->size;) {
+        uint64_t left = p->size - p->offset;
+        size_t n = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+        rc = io_pread_all(p->file, io, p->piece, n, p->offset, err);
+        if (rc == LEVEE_OK) {
+            hash_stream_update(p->hash, p->piece, n);
+            rc = io->ops->write_back(p->file, p->offset, n, err);
+        }
+        p->offset += n;
+        bytes += n;
+    }
+    if (rc == LEVEE_OK && p->offset == p->size) {
+        p->version.size = p->size;
+        ckpt_version_seal(&p->version, hash_stream_digest(p->hash));
+        rc = p->store->format->open(io, p->temp, &p->reader, err);
+        p->phase = CKPT_PUB_CHECK;
+    }
+    return rc;
 }
 
 /* ---- checking ---- */
@@ -196,50 +233,13 @@ static int check(struct ckpt_pub *p, size_t max_bytes, struct levee_error *err)
             format->close(p->reader);
             p->reader = NULL;
             crash_at(p->store->io, CP_CKPT_AFTER_VERIFY);
-            p->phase = CKPT_PUB_HASH;
+            p->phase = CKPT_PUB_SYNC;
             return LEVEE_OK;
         }
         p->checking = CKPT_DATA;
         key = value = slice_of(NULL, 0);
     }
     return LEVEE_OK;
-}
-
-/* ---- hashing and writing back ---- */
-
-static int hash_begin(struct ckpt_pub *p, struct levee_error *err)
-{
-    p->hash = hash_stream_new();
-    p->piece = mem_alloc(PIECE_BYTES);
-    if (p->hash == NULL || p->piece == NULL) {
-        return err_nomem(err, PIECE_BYTES);
-    }
-    hash_stream_reset(p->hash, 0);
-    return LEVEE_OK;
-}
-
-static int hash_pieces(struct ckpt_pub *p, size_t max_bytes, struct levee_error *err)
-{
-    struct io *io = p->store->io;
-    int rc = p->piece == NULL ? hash_begin(p, err) : LEVEE_OK;
-
-    for (size_t bytes = 0; rc == LEVEE_OK && bytes < max_bytes && p->offset < p->size;) {
-        uint64_t left = p->size - p->offset;
-        size_t n = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
-        rc = io_pread_all(p->file, io, p->piece, n, p->offset, err);
-        if (rc == LEVEE_OK) {
-            hash_stream_update(p->hash, p->piece, n);
-            rc = io->ops->write_back(p->file, p->offset, n, err);
-        }
-        p->offset += n;
-        bytes += n;
-    }
-    if (rc == LEVEE_OK && p->offset == p->size) {
-        p->version.size = p->size;
-        ckpt_version_seal(&p->version, hash_stream_digest(p->hash));
-        p->phase = CKPT_PUB_SYNC;
-    }
-    return rc;
 }
 
 /* ---- the point ---- */
@@ -283,17 +283,17 @@ int ckpt_pub_step(struct ckpt_pub *p, size_t max_bytes, bool *ret_done, struct c
 
     ASSERT(max_bytes > 0);
     switch (p->phase) {
-    case CKPT_PUB_CHECK:
-        rc = check(p, max_bytes, err);
-        break;
     case CKPT_PUB_HASH:
         rc = hash_pieces(p, max_bytes, err);
+        break;
+    case CKPT_PUB_CHECK:
+        rc = check(p, max_bytes, err);
         break;
     case CKPT_PUB_SYNC:
         /* The place in the list first: behind the rename nothing of ours may fail. */
         rc = ckpt_store_reserve(p->store, err);
         if (rc != LEVEE_OK) {
-            p->phase = CKPT_PUB_HASH; /* the file was not touched yet: not final */
+            p->phase = CKPT_PUB_CHECK; /* the file was not touched yet: not final */
             break;
         }
         rc = make_durable(p, err);
@@ -302,7 +302,7 @@ int ckpt_pub_step(struct ckpt_pub *p, size_t max_bytes, bool *ret_done, struct c
     case CKPT_PUB_BUILD:
     case CKPT_PUB_DONE:
     default:
-        ASSERT(p->phase == CKPT_PUB_CHECK); /* a step out of order */
+        ASSERT(p->phase == CKPT_PUB_HASH); /* a step out of order */
         break;
     }
     if (rc != LEVEE_OK) {
