@@ -9,4 +9,7 @@
  * becomes 60 s unless CK_DEFAULT_TIMEOUT says otherwise. */
 int suite_main(Suite *suite);
 
+/* For inner loops: Check's own asserts tell the parent of every success, a system call each. */
+#define MUST(cond) ((cond) ? (void)0 : ck_abort_msg("%s:%d: not so: %s", __FILE__, __LINE__, #cond))
+
 #endif

@@ -166,7 +166,7 @@ START_TEST(random_bytes_never_lead_outside)
         while (!c.bad && cur_left(&c) > 0) {
             struct levee_slice s = cur_slice(&c);
 
-            ck_assert(!s.data || (s.data >= bytes && s.data + s.len <= bytes + len));
+            MUST(!s.data || (s.data >= bytes && s.data + s.len <= bytes + len));
         }
         free(bytes);
     }

@@ -36,14 +36,14 @@ static void check_same(const struct map *m, const struct model *model)
     uint64_t capacity = m->slots ? (uint64_t)m->mask + 1 : 0;
     size_t used = 0;
 
-    ck_assert_uint_eq(m->used, model->count);
-    ck_assert_uint_eq(capacity & (capacity - 1), 0);
-    ck_assert_uint_le((uint64_t)m->used * 4, capacity * 3); /* M1 */
+    MUST(m->used == model->count);
+    MUST((capacity & (capacity - 1)) == 0);
+    MUST((uint64_t)m->used * 4 <= capacity * 3); /* M1 */
     for (size_t i = 0; i < model->count; i++) {
         const struct map_slot *slot = find(m, model->pairs[i].hash, model->pairs[i].index);
 
-        ck_assert_ptr_nonnull(slot);
-        ck_assert_uint_eq(slot->tag, model->pairs[i].tag);
+        MUST(slot != NULL);
+        MUST(slot->tag == model->pairs[i].tag);
     }
     for (uint64_t i = 0; i < capacity; i++) {
         if (m->slots[i].hash == 0) {
@@ -51,10 +51,10 @@ static void check_same(const struct map *m, const struct model *model)
         }
         used++;
         for (uint64_t at = m->slots[i].hash & m->mask; at != i; at = (at + 1) & m->mask) {
-            ck_assert_uint_ne(m->slots[at].hash, 0); /* M2 */
+            MUST(m->slots[at].hash != 0); /* M2 */
         }
     }
-    ck_assert_uint_eq(used, m->used);
+    MUST(used == m->used);
 }
 
 /* Kinds of hash, from kind to worst. */
@@ -95,10 +95,10 @@ START_TEST(random_work_agrees_with_the_model)
         if (insert && model.count < 900) {
             struct pair p = {hash_of_kind(_i, &rng), next_index++, (uint32_t)rng_next(&rng)};
 
-            ck_assert(map_insert(&m, p.hash, p.index));
+            MUST(map_insert(&m, p.hash, p.index));
             struct map_slot *slot = find(&m, p.hash, p.index);
-            ck_assert_ptr_nonnull(slot);
-            ck_assert_uint_eq(slot->tag, 0);
+            MUST(slot != NULL);
+            MUST(slot->tag == 0);
             slot->tag = p.tag;
             model.pairs[model.count++] = p;
         } else if (model.count > 0) {
@@ -106,10 +106,10 @@ START_TEST(random_work_agrees_with_the_model)
             struct pair p = model.pairs[victim];
             struct map_slot *slot = find(&m, p.hash, p.index);
 
-            ck_assert_ptr_nonnull(slot);
+            MUST(slot != NULL);
             map_remove(&m, slot);
             model.pairs[victim] = model.pairs[--model.count];
-            ck_assert_ptr_null(find(&m, p.hash, p.index));
+            MUST(find(&m, p.hash, p.index) == NULL);
         }
         if (step % 50 == 0) {
             check_same(&m, &model);
@@ -161,7 +161,7 @@ START_TEST(a_reserve_is_the_last_allocation)
         ck_assert(map_reserve(&m, n));
         uint64_t calls = mem_count();
         while (m.used < n) {
-            ck_assert(map_insert(&m, hash_key(&m.used, sizeof m.used), m.used));
+            MUST(map_insert(&m, hash_key(&m.used, sizeof m.used), m.used));
         }
         ck_assert_uint_eq(mem_count(), calls);
     }

@@ -99,12 +99,12 @@ START_TEST(grow_keeps_what_is_there_and_doubles)
     uint64_t calls = mem_count();
 
     for (uint32_t i = 0; i < 10000; i++) {
-        ck_assert(mem_grow((void **)&items, &cap, (size_t)i + 1, sizeof *items));
-        ck_assert_uint_gt(cap, i);
+        MUST(mem_grow((void **)&items, &cap, (size_t)i + 1, sizeof *items));
+        MUST(cap > i);
         items[i] = i * 3;
     }
     for (uint32_t i = 0; i < 10000; i++) {
-        ck_assert_uint_eq(items[i], i * 3);
+        MUST(items[i] == i * 3);
     }
     ck_assert_uint_le(mem_count() - calls, 12); /* 8 << 11 > 10000 */
     /* Sizes that would wrap around are refused before anything is asked for. */
@@ -192,15 +192,15 @@ START_TEST(arena_blocks_are_aligned_distinct_and_stay)
             b->len = random_length(&rng);
             b->fill = (uint8_t)rng_next(&rng);
             b->data = arena_alloc(&a, b->len);
-            ck_assert_ptr_nonnull(b->data);
-            ck_assert_uint_eq((uintptr_t)b->data % 8, 0);
+            MUST(b->data != NULL);
+            MUST((uintptr_t)b->data % 8 == 0);
             memset(b->data, b->fill, b->len);
         }
         for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
             for (size_t k = 0; k < blocks[i].len; k++) {
-                ck_assert_uint_eq(blocks[i].data[k], blocks[i].fill);
+                MUST(blocks[i].data[k] == blocks[i].fill);
             }
-            ck_assert(i == 0 || blocks[i].data != blocks[i - 1].data);
+            MUST(i == 0 || blocks[i].data != blocks[i - 1].data);
         }
         arena_reset(&a);
         ck_assert_int_eq(mem_live() - live, 1);
@@ -225,7 +225,7 @@ START_TEST(equal_batches_soon_allocate_nothing)
             calls = mem_count();
         }
         for (int i = 0; i < 5000; i++) {
-            ck_assert_ptr_nonnull(arena_alloc(&a, 100)); /* 520 KB a batch */
+            MUST(arena_alloc(&a, 100) != NULL); /* 520 KB a batch */
         }
         arena_reset(&a);
     }
@@ -280,7 +280,7 @@ START_TEST(arena_without_memory_stays_as_it_was)
                 ck_assert_uint_eq(a.total, total);
                 p = arena_alloc(&a, len); /* and it works once there is memory */
             }
-            ck_assert_ptr_nonnull(p);
+            MUST(p != NULL);
             memset(p, 0xff, len);
         }
         mem_fail_at(0);
