@@ -409,7 +409,7 @@ static void *append_blocks(void *arg)
 
     must(block != NULL, "block");
     memset(block, 0x5a, WAL_UNIT);
-    for (; due < a->until && a->count < a->cap; due += 0.002) {
+    while (due < a->until && a->count < a->cap) {
         double now = seconds();
         if (due > now) {
             struct timespec ts = {0, (long)((due - now) * 1e9)};
@@ -419,6 +419,7 @@ static void *append_blocks(void *arg)
         must(fdatasync(a->fd) == 0, "append sync");
         a->latency[a->count++] = seconds() - due;
         offset = (offset + WAL_UNIT) % a->file_bytes;
+        due += 0.002;
     }
     free(block);
     return NULL;

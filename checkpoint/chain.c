@@ -221,7 +221,10 @@ static bool take_path(const struct ckpt_graph *g, struct flow *f, uint64_t m, st
 static bool two_paths(const struct ckpt_graph *g, struct flow *f, uint64_t m)
 {
     memset(f->used, 0, sizeof f->used);
-    return augment(g, f, m) && augment(g, f, m);
+    if (!augment(g, f, m)) {
+        return false;
+    }
+    return augment(g, f, m);
 }
 
 uint64_t ckpt_graph_disjoint(const struct ckpt_graph *g, struct ckpt_path ret[2])

@@ -248,7 +248,7 @@ static int flat_get(struct ckpt_reader *r, enum ckpt_db db, struct levee_slice k
     size_t at = lower_bound(d, key);
 
     (void)err;
-    if (at == d->count || !slice_eq(d->items[at].key, key)) {
+    if (at == d->count || slice_cmp(d->items[at].key, key) != 0) {
         return LEVEE_ENOTFOUND;
     }
     *ret = d->items[at].value;

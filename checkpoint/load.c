@@ -139,14 +139,13 @@ int ckpt_read_replay_from(struct ckpt_store *s, struct ckpt_version *v, struct l
     struct buf value = {0};
     int rc = ckpt_read_meta(s, v, slice_str(CKPT_KEY_REPLAY_FROM), &value, err);
 
-    if (rc == LEVEE_OK && value.len != 8) {
+    if (rc == LEVEE_OK && value.data != NULL && value.len == 8) {
+        v->replay_from = get_le64(value.data);
+    } else if (rc == LEVEE_OK) {
         rc = err_set(err, LEVEE_ECKPT_CORRUPT, "replay-from is malformed");
         err_where(err, "%s", v->name);
         err_expected(err, "8 bytes");
         err_found(err, "%zu bytes", value.len);
-    }
-    if (rc == LEVEE_OK) {
-        v->replay_from = get_le64(value.data);
     }
     buf_release(&value);
     return rc;

@@ -17,7 +17,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define NAME_SUFFIX  ".ckpt"
+#define NAME_SUFFIX  ".ckpt" /* the dot ends the last number as a dash ends the others */
 #define NAME_NUMBERS 5
 #define NUMBER_CHARS 16
 /* Five numbers with a dash or the suffix's dot behind each. */
@@ -77,7 +77,7 @@ static bool parse_name(const char *name, struct ckpt_version *ret)
     }
     for (size_t i = 0; i < NAME_NUMBERS; i++) {
         const char *at = name + i * (NUMBER_CHARS + 1);
-        char behind = i + 1 < NAME_NUMBERS ? '-' : NAME_SUFFIX[0];
+        char behind = i + 1 < NAME_NUMBERS ? '-' : '.';
         if (!parse_number(at, numbers[i]) || at[NUMBER_CHARS] != behind) {
             return false;
         }

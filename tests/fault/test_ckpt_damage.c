@@ -148,7 +148,12 @@ START_TEST(f63_every_changed_digit_of_the_name_makes_it_bad)
     memcpy(name, store.versions.items[0].name, sizeof name);
     for (size_t at = 0; name[at] != '\0'; at++) {
         char was = name[at];
-        name[at] = was == '.' ? ',' : was == '9' ? 'a' : (char)(was + 1);
+        name[at]++;
+        if (was == '9') {
+            name[at] = 'a';
+        } else if (was == '.') { /* the next character would be a slash */
+            name[at] = ',';
+        }
         ck_assert_int_eq(io_path(to, place.dir, name, &err), LEVEE_OK);
         ck_assert_int_eq(place.io->ops->rename(place.io, from, to, &err), LEVEE_OK);
         relist();

@@ -9,6 +9,8 @@
  * by a chain that loads as the model's state (J1 and J2 of test_ckpt_crash.c). Loss: said at each
  * test. The interposer takes back bytes and sizes, not names.
  */
+/* Compiled in, its definitions come before the C library's.
+ * NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "tests/support/interpose/interpose.c"
 
 #include <sys/mount.h>
