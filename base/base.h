@@ -106,8 +106,10 @@ static inline struct levee_slice slice_str(const char *s)
 }
 static inline bool slice_eq(struct levee_slice a, struct levee_slice b)
 {
-    return a.len == b.len && (a.data == NULL) == (b.data == NULL) &&
-           (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+    if (!a.data || !b.data) {
+        return a.data == b.data; /* absent equals absent, and not empty */
+    }
+    return a.len == b.len && memcmp(a.data, b.data, a.len) == 0;
 }
 /* memcmp order, shorter first, NULL lowest. */
 int slice_cmp(struct levee_slice a, struct levee_slice b);
