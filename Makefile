@@ -47,6 +47,7 @@ BENCH_SRC    := $(filter bench/%,$(PROGRAM_SRC))
 parts         = $(filter $(1)%,$(filter-out $(PROGRAM_SRC),$(PROGRAM_ALL)))
 EXAMPLE_SRC := $(call sources,examples/*.c)
 TOOL_SRC    := $(call sources,tools/*.c)
+SIDE_SRC    := $(call sources,tests/programs/*.c)
 
 LIB_OBJ   := $(call objects,$(LIB_SRC))
 PRELOADS  := $(PRELOAD_SRC:%.c=$(B)/%.so)
@@ -54,6 +55,8 @@ TESTS     := $(TEST_SRC:%.c=$(B)/%)
 BENCHES   := $(BENCH_SRC:%.c=$(B)/%)
 EXAMPLES  := $(EXAMPLE_SRC:%.c=$(B)/%)
 TOOL      := $(if $(TOOL_SRC),$(B)/levee)
+# What test scripts run beside levee, such as a broker.
+SIDE_PROGRAMS := $(SIDE_SRC:%.c=$(B)/%)
 
 # The version lives in the header, the only place that users see.
 version = $(shell sed -n 's/^\#define LEVEE_VERSION_$(1)  *//p' include/levee/levee.h)
@@ -118,7 +121,7 @@ all: lib examples tools tests benches ## everything below, into build/$(MODE)/
 lib: $(STATIC) $(SHARED) ## liblevee.a and liblevee.so
 examples: $(EXAMPLES) ## the examples, against the public library only
 tools: $(TOOL) ## the levee command
-tests: $(TESTS) $(PRELOADS) ## the test programs
+tests: $(TESTS) $(PRELOADS) $(SIDE_PROGRAMS) ## the test programs
 benches: $(BENCHES)
 
 have-deps:
@@ -138,7 +141,7 @@ $(LIB_OBJ) $(call objects,$(TOOL_SRC)): $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-I. -Iinclude $(WARN_LIB))
 $(call objects,$(EXAMPLE_SRC)): $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-Iinclude $(WARN_LIB))
-$(call objects,$(PROGRAM_ALL) $(SUPPORT_SRC) $(PRELOAD_SRC)): \
+$(call objects,$(PROGRAM_ALL) $(SUPPORT_SRC) $(PRELOAD_SRC) $(SIDE_SRC)): \
     $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-I. -Iinclude $(CHECK_CFLAGS))
 
@@ -158,6 +161,8 @@ $(TESTS): $(B)/%: $(B)/%.o $$(call objects,$$(call parts,$$(dir $$*))) $(call ob
 	$(call link,$^ $(CHECK_LIBS))
 $(BENCHES): $(B)/%: $(B)/%.o $$(call objects,$$(call parts,$$(dir $$*))) $(LIB_OBJ)
 	$(call link,$^ -lm)
+$(SIDE_PROGRAMS): $(B)/%: $(B)/%.o
+	$(call link,$^)
 $(PRELOADS): $(B)/%.so: $(B)/%.o
 	$(call link,-shared $^ -ldl)
 $(EXAMPLES): $(B)/%: $(B)/%.o $(STATIC)
