@@ -20,6 +20,8 @@ struct settings {
     const char *brokers, *topic, *out;
     struct levee_options levee;
 };
+static sigset_t stop_signals;
+
 struct totals {
     struct levee_record *items; /* value: 8 bytes, a view into the state like the key */
     size_t count, cap;
@@ -49,13 +51,9 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
 /* levee calls are not async-signal-safe: signals are blocked everywhere and waited for here. */
 static void *drain_on_signal(void *ctx)
 {
-    sigset_t set;
     int sig;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    if (sigwait(&set, &sig) == 0) {
+    if (sigwait(&stop_signals, &sig) == 0) {
         levee_drain(ctx, DRAIN_MS, NULL);
     }
     return NULL;
@@ -167,13 +165,6 @@ static void log_line(void *arg, int level, const char *line)
     fprintf(stderr, "%s%s\n", level ? "warning: " : "", line);
 }
 
-static void log_nothing(void *arg, int level, const char *line)
-{
-    (void)arg;
-    (void)level;
-    (void)line;
-}
-
 static int usage(void)
 {
     fputs("usage: kafka_wordcount --brokers HOST:PORT --topic NAME --directory STATE --out DIR\n"
@@ -184,55 +175,40 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"brokers", required_argument, NULL, 'b'},
-                                            {"topic", required_argument, NULL, 't'},
-                                            {"directory", required_argument, NULL, 'd'},
-                                            {"out", required_argument, NULL, 'o'},
-                                            {"batch-ms", required_argument, NULL, 'm'},
-                                            {"workers", required_argument, NULL, 'w'},
-                                            {"once", no_argument, NULL, '1'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
-    struct settings s = {
-        .levee = {.batch_interval_ms = 100, .guarantee = LEVEE_EXACTLY_ONCE, .log = log_nothing}};
-    sigset_t set;
+    struct settings s = {.levee = {.guarantee = LEVEE_EXACTLY_ONCE}};
+    const char *batch_ms = "100", *workers = "0";
+    int once = 0, verbose = 0, c;
+    const struct option options[] = {
+        {"brokers", 1, NULL, 'b'}, {"topic", 1, NULL, 't'},    {"directory", 1, NULL, 'd'},
+        {"out", 1, NULL, 'o'},     {"batch-ms", 1, NULL, 'm'}, {"workers", 1, NULL, 'w'},
+        {"once", 0, &once, 1},     {"verbose", 0, NULL, 'v'},  {NULL, 0, NULL, 0}};
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set, NULL); /* before any thread, so that all inherit it */
-    for (int c; (c = getopt_long(argc, argv, "v", options, NULL)) != -1;) {
-        switch (c) {
-        case 'b':
-            s.brokers = optarg;
-            break;
-        case 't':
-            s.topic = optarg;
-            break;
-        case 'd':
-            s.levee.directory = optarg;
-            break;
-        case 'o':
-            s.out = optarg;
-            break;
-        case 'm':
-            s.levee.batch_interval_ms = (uint32_t)strtoul(optarg, NULL, 10);
-            break;
-        case 'w':
-            s.levee.workers = (uint32_t)strtoul(optarg, NULL, 10);
-            break;
-        case '1':
-            s.levee.stop_at_end = true;
-            break;
-        case 'v':
-            s.levee.log = log_line;
-            break;
-        default:
+    while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
+        const char **text = c == 'b'   ? &s.brokers
+                            : c == 't' ? &s.topic
+                            : c == 'd' ? &s.levee.directory
+                            : c == 'o' ? &s.out
+                            : c == 'm' ? &batch_ms
+                            : c == 'w' ? &workers
+                                       : NULL;
+        if (text) {
+            *text = optarg;
+        } else if (c == 'v') {
+            verbose = 1;
+        } else if (c != 0) {
             return usage();
         }
     }
     if (!s.brokers || !s.topic || !s.levee.directory || !s.out || optind != argc) {
         return usage();
     }
+    s.levee.batch_interval_ms = (uint32_t)strtoul(batch_ms, NULL, 10);
+    s.levee.workers = (uint32_t)strtoul(workers, NULL, 10);
+    s.levee.stop_at_end = once;
+    s.levee.log = verbose ? log_line : NULL; /* NULL: warnings only */
+    sigemptyset(&stop_signals);
+    sigaddset(&stop_signals, SIGTERM);
+    sigaddset(&stop_signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &stop_signals, NULL); /* before any thread: all inherit it */
     return count(&s);
 }
