@@ -350,6 +350,9 @@ static int resolve_one(struct kafka_source *s, struct kafka_partition *p, struct
     if ((code = watermarks(s, p->id, &low, &high, err)) != LEVEE_OK) {
         return code;
     }
+    if (has_start && (p->next < low || p->next > high)) {
+        return kafka_out_of_range(s, p, err); /* or a topic made anew would look like read */
+    }
     if (!has_start) {
         p->next = low;
         if ((code = remember(s, "start", p->id, low, err)) != LEVEE_OK) {
