@@ -48,6 +48,11 @@ typedef int (*rt_try_fn)(void *arg);
 int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input, int earlier, rt_try_fn fn,
                     void *arg, bool *ret_skipped);
 
+/* A decision of an earlier try may concern this batch: calls go one by one. */
+bool rt_call_decided(const struct rt_call *c);
+/* Ends the batch with a function's code (NOMEM or FUNCTION), naming the node's line. Returns the code. */
+int rt_call_failed(struct rt_call *c, int rc);
+
 /* A keyed node's group: one key with its items in arrival order. */
 struct rt_item {
     uint64_t hash;

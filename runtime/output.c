@@ -256,6 +256,24 @@ int rt_worker_nomem(struct rt_worker *w)
     return w->code;
 }
 
+bool rt_call_decided(const struct rt_call *c)
+{
+    return c->worker->run->compute->apply_count > 0;
+}
+
+int rt_call_failed(struct rt_call *c, int rc)
+{
+    struct rt_worker *w = c->worker;
+
+    if (rc == LEVEE_ENOMEM) {
+        return rt_worker_nomem(w);
+    }
+    w->code = err_set(&w->err, LEVEE_EFUNCTION, "the reducer of %s failed", c->node->name);
+    err_where(&w->err, "%s:%d", c->node->file, c->node->line);
+    err_found(&w->err, "%d", rc);
+    return w->code;
+}
+
 struct one_call {
     int (*one)(levee_output *out, const struct levee_record *in, void *arg);
     levee_output *out;
