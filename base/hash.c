@@ -6,6 +6,9 @@
  * The code is compiled in rather than called in libxxhash: short keys are hashed in a few
  * nanoseconds, and the call through the library would double that.
  */
+#ifdef LEVEE_DEBUG
+#define XXH_NO_INLINE_HINTS 1 /* -Og does not inline what xxHash demands */
+#endif
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 

@@ -41,8 +41,8 @@ static void ledger_encode(const struct files *f, const struct levee_token *t, st
 {
     buf_put(b, FILES_MAGIC, 8);
     buf_u32(b, 1);
-    buf_str(b, f->identity.context);
-    buf_str(b, f->identity.uid);
+    buf_slice(b, slice_str(f->identity.context));
+    buf_slice(b, slice_str(f->identity.uid));
     buf_u64(b, t->epoch);
     buf_u64(b, t->batch);
     buf_u64(b, (uint64_t)t->time_ms);

@@ -31,7 +31,7 @@ static void format_encode(const struct rec_dir *dir, const struct rec_dir_option
     buf_u64(ret, (uint64_t)dir->io->ops->wall_ms(dir->io));
     buf_varint(ret, o->frozen_count);
     for (size_t i = 0; i < o->frozen_count; i++) {
-        buf_str(ret, o->frozen[i].name);
+        buf_slice(ret, slice_str(o->frozen[i].name));
         buf_u64(ret, o->frozen[i].value);
     }
     buf_u64(ret, hash64(ret->data, ret->len, 0));

@@ -220,8 +220,8 @@ void rt_graph_describe(const struct rt_graph *g, struct buf *ret)
     for (size_t i = 0; i < g->count; i++) {
         const levee_stream *n = g->nodes[i];
         buf_u8(ret, (uint8_t)n->kind);
-        buf_str(ret, n->name);
-        buf_str(ret, n->uid);
+        buf_slice(ret, slice_str(n->name));
+        buf_slice(ret, slice_str(n->uid));
         buf_u32(ret, n->state_version);
         buf_varint(ret, n->parent_count);
         for (size_t k = 0; k < n->parent_count; k++) {

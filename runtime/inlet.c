@@ -97,7 +97,7 @@ static int producer_get(struct levee_inlet *in, struct levee_slice id, struct rt
                         struct levee_error *err)
 {
     *ret = rt_producer_find(in, id);
-    if (*ret) {
+    if (*ret && !(*ret)->gone) {
         return LEVEE_OK;
     }
     if (id.len > LEVEE_PRODUCER_MAX) {
@@ -106,13 +106,12 @@ static int producer_get(struct levee_inlet *in, struct levee_slice id, struct rt
         err_found(err, "%zu", id.len);
         return LEVEE_EINVALID;
     }
-    if (in->producer_count >= in->ctx->opt.producers_max &&
-        producers_present(in) >= in->ctx->opt.producers_max) {
+    if (producers_present(in) >= in->ctx->opt.producers_max) {
         err_set(err, LEVEE_EPRODUCER_LIMIT, "source %s knows %u producers already", in->node->uid,
                 in->ctx->opt.producers_max);
         return LEVEE_EPRODUCER_LIMIT;
     }
-    *ret = rt_producer_add(in, id);
+    *ret = *ret ? *ret : rt_producer_add(in, id);
     return *ret ? LEVEE_OK : err_nomem(err, sizeof **ret);
 }
 
@@ -438,7 +437,7 @@ static int append_locked(struct levee_inlet *in, const struct levee_append *a, u
         (code = check_room(in, bytes, a->count - skip, err))) {
         return code;
     }
-    if (numbered && !p && (code = producer_get(in, a->producer, &p, err)) != LEVEE_OK) {
+    if (numbered && (code = producer_get(in, a->producer, &p, err)) != LEVEE_OK) {
         return code;
     }
     struct rt_block **open = numbered ? &p->open : &in->anonymous[a->partition];

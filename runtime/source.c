@@ -370,7 +370,7 @@ void rt_source_encode(struct rt_source *s, struct buf *ret)
 
     pthread_mutex_lock(&in->mutex);
     buf_u8(ret, SOURCE_VERSION);
-    buf_str(ret, in->node->uid);
+    buf_slice(ret, slice_str(in->node->uid));
     buf_u64(ret, in->consumed_lsn);
     buf_varint(ret, in->fact_count);
     for (size_t i = 0; i < in->fact_count; i++) {

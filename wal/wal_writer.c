@@ -409,7 +409,7 @@ static int open_last(struct wal *w, const struct wal_facts *facts, struct levee_
     char path[IO_PATH_MAX];
 
     for (size_t i = 0; i < facts->segment_count; i++) {
-        if (facts->segments[i].first_lsn) {
+        if (facts->segments[i].first_lsn && !facts->segments[i].gone) {
             const struct wal_segment *x = &facts->segments[i];
             s = x;
             w->segments[w->segment_count++] =

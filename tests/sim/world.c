@@ -19,6 +19,8 @@ struct world {
     uint64_t moved[WORLD_RECORDS * 4]; /* batch ids a consumer has taken away */
     size_t moved_count;
     int64_t moved_totals[WORLD_WORDS];
+    uint64_t taking;             /* a batch whose removal a crash interrupted: it may be there or not */
+    int64_t taking_totals[WORLD_WORDS];
     enum crash_point last_point;
     bool any_point;
     char *why;
@@ -293,19 +295,54 @@ static bool was_moved(const struct world *w, uint64_t batch)
     return false;
 }
 
-/* Reads every published file in batch order; a consumer takes some of them away for good when
- * `move`. */
+/* The machine is up again: did the interrupted removal happen? */
+static void settle_taking(struct world *w, const struct io_list *list)
+{
+    bool there = false;
+
+    for (size_t i = 0; i < list->count; i++) {
+        const char *name = list->items[i].name;
+        there = there || (strncmp(name, "batch-", 6) == 0 && !io_is_temp(name) &&
+                          strtoull(name + 6, NULL, 10) == w->taking);
+    }
+    if (!there) {
+        w->moved[w->moved_count++] = w->taking;
+        memcpy(w->moved_totals, w->taking_totals, sizeof w->moved_totals);
+    }
+    w->taking = 0;
+}
+
+static void take_away(struct world *w, const char *name, uint64_t batch, const int64_t totals[WORLD_WORDS])
+{
+    struct io *io = w->sim->io;
+    char path[128];
+
+    (void)snprintf(path, sizeof path, OUTPUT "/%s", name);
+    w->taking = batch;
+    memcpy(w->taking_totals, totals, sizeof w->taking_totals);
+    if (io->ops->unlink(io, path, NULL) == LEVEE_OK && io->ops->sync_dir(io, OUTPUT, NULL) == LEVEE_OK) {
+        w->moved[w->moved_count++] = batch;
+        memcpy(w->moved_totals, totals, sizeof w->moved_totals);
+        w->taking = 0;
+    }
+}
+
+/* Reads every published file in batch order; a consumer takes some of them away for good when `move`. */
 static bool read_output(struct world *w, int64_t totals[WORLD_WORDS], bool move)
 {
     struct io *io = w->sim->io;
     struct io_list list = {0};
     bool ok = true;
 
-    memcpy(totals, w->moved_totals, sizeof w->moved_totals);
     if (io->ops->list(io, OUTPUT, &list, NULL) != LEVEE_OK) {
-        return true; /* not made yet */
+        memcpy(totals, w->moved_totals, sizeof w->moved_totals);
+        return true; /* not made yet, or the power is gone */
     }
-    for (size_t i = 0; i < list.count && ok; i++) {
+    if (w->taking) {
+        settle_taking(w, &list);
+    }
+    memcpy(totals, w->moved_totals, sizeof w->moved_totals);
+    for (size_t i = 0; i < list.count && ok && !levee_sim_crashed(w->sim); i++) {
         const char *name = list.items[i].name;
         uint64_t batch;
         if (strncmp(name, "batch-", 6) != 0 || io_is_temp(name)) {
@@ -316,13 +353,7 @@ static bool read_output(struct world *w, int64_t totals[WORLD_WORDS], bool move)
             ok = broken(w, "batch %llu was published a second time", (unsigned long long)batch);
         }
         if (ok && move) {
-            char path[128];
-            (void)snprintf(path, sizeof path, OUTPUT "/%s", name);
-            ok = io->ops->unlink(io, path, NULL) == LEVEE_OK &&
-                 io->ops->sync_dir(io, OUTPUT, NULL) == LEVEE_OK;
-            w->moved[w->moved_count++] = batch;
-            memcpy(w->moved_totals, totals, sizeof w->moved_totals);
-            ok = ok || levee_sim_crashed(w->sim);
+            take_away(w, name, batch, totals);
         }
     }
     io_list_free(&list);
