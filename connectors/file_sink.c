@@ -1,16 +1,20 @@
 /*
  * The files sink: one published file per non-empty batch, exactly once.
  *
- * The ledger `.levee` in the output directory is one small file, always published whole (temporary name, sync, rename, directory sync). It
- * names the owner {context, uid} and the newest batch, either *prepared* or *committed*.
+ * The ledger `.levee` in the output directory is one small file, always published whole (temporary
+ * name, sync, rename, directory sync). It names the owner {context, uid} and the newest batch,
+ * either *prepared* or *committed*.
  *
  *   begin    the ledger is read once per life
  *   commit   1 batch bytes under a temporary name, synced          2 ledger: prepared b
- *            3 rename to the batch's name, directory synced        4 committed in memory; the next ledger write says so on disk
+ *            3 rename to the batch's name, directory synced        4 committed in memory; the next
+ * ledger write says so on disk
  *
- * After a crash a prepared b is settled by looking for its temporary name: still there → the rename never happened (it is done again, with the
- * same bytes); gone → the file was published, whether or not a consumer has moved it away since. So a batch is never published twice. The ledger of
- * batch b + 1 replaces that of b only after b's rename is durable, which makes step 4 free: two renames, four syncs a batch.
+ * After a crash a prepared b is settled by looking for its temporary name: still there → the rename
+ * never happened (it is done again, with the same bytes); gone → the file was published, whether or
+ * not a consumer has moved it away since. So a batch is never published twice. The ledger of batch
+ * b + 1 replaces that of b only after b's rename is durable, which makes step 4 free: two renames,
+ * four syncs a batch.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,8 +32,8 @@ struct files {
     enum levee_value_format value;
     bool adopt;
     struct levee_token identity, last, now;
-    bool has_last;         /* last: the newest batch of ours that is published */
-    bool prepared;         /* the ledger says prepared, and its temporary file is still there */
+    bool has_last; /* last: the newest batch of ours that is published */
+    bool prepared; /* the ledger says prepared, and its temporary file is still there */
     bool foreign, made;
     struct levee_token other;
     struct buf bytes;
@@ -63,7 +67,8 @@ static bool text(struct cursor *c, char *out, size_t size)
     return true;
 }
 
-static int ledger_decode(const struct files *f, struct levee_slice bytes, struct levee_token *ret, struct levee_error *err)
+static int ledger_decode(const struct files *f, struct levee_slice bytes, struct levee_token *ret,
+                         struct levee_error *err)
 {
     struct cursor c = cursor_of(bytes);
     struct levee_slice magic = cur_bytes(&c, 8);
@@ -88,11 +93,13 @@ static int ledger_decode(const struct files *f, struct levee_slice bytes, struct
     return LEVEE_OK;
 }
 
-static int file_name(const struct files *f, uint64_t batch, bool temp, char out[IO_PATH_MAX], struct levee_error *err)
+static int file_name(const struct files *f, uint64_t batch, bool temp, char out[IO_PATH_MAX],
+                     struct levee_error *err)
 {
     char name[160];
 
-    (void)snprintf(name, sizeof name, "%s-%016" PRIu64 "%s%s", f->prefix, batch, f->suffix, temp ? IO_TEMP_SUFFIX : "");
+    (void)snprintf(name, sizeof name, "%s-%016" PRIu64 "%s%s", f->prefix, batch, f->suffix,
+                   temp ? IO_TEMP_SUFFIX : "");
     return io_path(out, f->path, name, err);
 }
 
@@ -103,6 +110,17 @@ static int exists(struct files *f, const char *path, bool *ret, struct levee_err
 
     *ret = code == LEVEE_OK && st.kind != IO_NONE;
     return code;
+}
+
+static int sync_parent(struct files *f, struct levee_error *err)
+{
+    char parent[IO_PATH_MAX];
+    const char *slash = strrchr(f->path, '/');
+    size_t n = slash && slash > f->path ? (size_t)(slash - f->path) : 1;
+
+    memcpy(parent, slash ? f->path : ".", n);
+    parent[n] = 0;
+    return f->io->ops->sync_dir(f->io, parent, err);
 }
 
 static int read_ledger(struct files *f, struct levee_error *err)
@@ -123,7 +141,8 @@ static int read_ledger(struct files *f, struct levee_error *err)
     if (code) {
         return code;
     }
-    if (strcmp(f->last.context, f->identity.context) != 0 || strcmp(f->last.uid, f->identity.uid) != 0) {
+    if (strcmp(f->last.context, f->identity.context) != 0 ||
+        strcmp(f->last.uid, f->identity.uid) != 0) {
         f->foreign = !f->adopt;
         f->other = f->last;
         return LEVEE_OK;
@@ -157,12 +176,19 @@ static int files_open(void *self, const struct levee_token *identity, struct lev
         err_where(err, "%s", f->path);
         return LEVEE_ESINK_FAILED;
     }
+    /* What is read here is acted upon (batches are skipped, checkpoints published), and after a
+     * process death it may exist only in the page cache: names are made durable before they count.
+     * The files behind them were synced before they were renamed. */
+    if ((code = f->io->ops->sync_dir(f->io, f->path, err)) || (code = sync_parent(f, err))) {
+        return code;
+    }
     return read_ledger(f, err);
 }
 
-/* A prepared batch whose temporary file is still there was not published: the token is the one before, which only the log knows; the batch is
- * given again. It is reported as "one less". */
-static int files_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret, struct levee_error *err)
+/* A prepared batch whose temporary file is still there was not published: the token is the one
+ * before, which only the log knows; the batch is given again. It is reported as "one less". */
+static int files_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
+                       struct levee_error *err)
 {
     struct files *f = self;
 
@@ -209,12 +235,7 @@ static int files_begin(void *self, const struct levee_token *token, struct levee
         code = write_ledger(f, &mark, err);
     }
     if (code == LEVEE_OK) {
-        char parent[IO_PATH_MAX];
-        const char *slash = strrchr(f->path, '/');
-        size_t n = slash && slash > f->path ? (size_t)(slash - f->path) : 1;
-        memcpy(parent, slash ? f->path : ".", n);
-        parent[n] = 0;
-        code = f->io->ops->sync_dir(f->io, parent, err);
+        code = sync_parent(f, err);
     }
     f->made = code == LEVEE_OK;
     return code;
@@ -262,8 +283,11 @@ static int write_temp(struct files *f, const char *temp, struct levee_error *err
     if (code == LEVEE_OK) {
         code = f->io->ops->sync(file, err);
         crash_at(f->io, CP_FILE_SINK_AFTER_SYNC);
-        /* A failed sync is final, whatever its class: the context stops and recovery writes the file anew. */
-        code = code && code != LEVEE_ECRASHED ? err_set(err, LEVEE_ESINK_FAILED, "syncing %s failed", temp) : code;
+        /* A failed sync is final, whatever its class: the context stops and recovery writes the
+         * file anew. */
+        code = code && code != LEVEE_ECRASHED
+                   ? err_set(err, LEVEE_ESINK_FAILED, "syncing %s failed", temp)
+                   : code;
     }
     f->io->ops->close(file);
     return code;
@@ -275,11 +299,13 @@ static int files_commit(void *self, struct levee_error *err)
     char temp[IO_PATH_MAX], final[IO_PATH_MAX];
     int code;
 
-    if ((code = file_name(f, f->now.batch, true, temp, err)) || (code = file_name(f, f->now.batch, false, final, err)) ||
+    if ((code = file_name(f, f->now.batch, true, temp, err)) ||
+        (code = file_name(f, f->now.batch, false, final, err)) ||
         (code = write_temp(f, temp, err))) {
         return code;
     }
-    code = f->io->ops->sync_dir(f->io, f->path, err); /* the temporary name is the evidence: durable before the ledger */
+    code = f->io->ops->sync_dir(
+        f->io, f->path, err); /* the temporary name is the evidence: durable before the ledger */
     if (code == LEVEE_OK) {
         code = write_ledger(f, &f->now, err);
         crash_at(f->io, CP_FILE_SINK_AFTER_LEDGER);
@@ -325,16 +351,16 @@ static const struct levee_sink_ops files_ops = {
     .destroy = files_destroy,
 };
 
-int levee_file_sink_at(levee_stream *s, const char *uid, const struct levee_file_sink_options *o, const char *file,
-                       int line)
+int levee_file_sink_at(levee_stream *s, const char *uid, const struct levee_file_sink_options *o,
+                       const char *file, int line)
 {
     if (!s) {
         return LEVEE_EINVALID;
     }
     if (!o || !o->path || !o->path[0] || strlen(o->path) >= IO_PATH_MAX - 200 ||
         (o->prefix && strlen(o->prefix) > 64) || (o->suffix && strlen(o->suffix) > 32)) {
-        (void)rt_graph_fail(s->graph, file, line, LEVEE_EINVALID, "files sink %s: path missing, or a name too long",
-                            uid ? uid : "");
+        (void)rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
+                            "files sink %s: path missing, or a name too long", uid ? uid : "");
         return LEVEE_EINVALID;
     }
     struct files *f = mem_zalloc(sizeof *f);

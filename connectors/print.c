@@ -1,4 +1,5 @@
-/* print: the first n records of each batch on stdout. At least once: a batch in flight at a crash is printed again. */
+/* print: the first n records of each batch on stdout. At least once: a batch in flight at a crash
+ * is printed again. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -45,7 +46,8 @@ static int print_write(void *self, size_t partition, const struct levee_record *
         print_slice(r->key);
         if (r->value.data) {
             (void)printf(r->key.data ? "\t" : "");
-            /* A number when it can only be one: eight bytes beside a key are what the ready reducers emit. */
+            /* A number when it can only be one: eight bytes beside a key are what the ready
+             * reducers emit. */
             if (r->key.data && r->value.len == 8) {
                 (void)printf("%" PRId64, levee_i64(r->value));
             } else {

@@ -1,6 +1,7 @@
 /*
- * The queue source: data sets pushed by the host, for tests and embedding. Numbered pushes are one producer's gap-free sequence, whatever the
- * number of partitions, so the order in the log is the order of the numbers, and a push that was partly taken may be repeated whole.
+ * The queue source: data sets pushed by the host, for tests and embedding. Numbered pushes are one
+ * producer's gap-free sequence, whatever the number of partitions, so the order in the log is the
+ * order of the numbers, and a push that was partly taken may be repeated whole.
  */
 #include "runtime/context.h"
 
@@ -12,7 +13,7 @@ struct queue {
     pthread_mutex_t mutex;
     struct pushed { /* numbered pushes on their way to the disk, oldest first */
         uint64_t ticket, last;
-    } *pending;
+    } * pending;
     size_t count, cap;
     uint64_t durable_ticket, durable;
 };
@@ -67,7 +68,8 @@ static const struct levee_receiver_ops queue_ops = {
     .destroy = queue_destroy,
 };
 
-levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid, uint32_t partitions, const char *file, int line)
+levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid, uint32_t partitions,
+                                    const char *file, int line)
 {
     struct levee_receiver_options o = {
         .partitions = partitions ? partitions : 1, .reliable = true, .replayable = true};
@@ -92,10 +94,12 @@ static struct queue *queue_of(levee_stream *source)
     return in && in->ops == &queue_ops ? in->self : NULL;
 }
 
-static int push_partition(struct queue *q, const struct levee_record *records, size_t n, uint64_t sequence, uint32_t p,
-                          uint64_t *ret_ticket, struct levee_error *err)
+static int push_partition(struct queue *q, const struct levee_record *records, size_t n,
+                          uint64_t sequence, uint32_t p, uint64_t *ret_ticket,
+                          struct levee_error *err)
 {
-    struct levee_append a = {.partition = p, .records = records, .count = n, .first_sequence = sequence};
+    struct levee_append a = {
+        .partition = p, .records = records, .count = n, .first_sequence = sequence};
 
     if (sequence) {
         a.producer = levee_text(PRODUCER);
@@ -103,14 +107,15 @@ static int push_partition(struct queue *q, const struct levee_record *records, s
     return levee_inlet_append(q->inlet, &a, ret_ticket, err);
 }
 
-int levee_queue_push(levee_stream *source, const struct levee_record *records, size_t n, uint64_t sequence,
-                     struct levee_error *err)
+int levee_queue_push(levee_stream *source, const struct levee_record *records, size_t n,
+                     uint64_t sequence, struct levee_error *err)
 {
     struct queue *q = queue_of(source);
     uint64_t highest = 0;
 
     if (!q || !q->inlet || (n && !records)) {
-        return err_set(err, LEVEE_EINVALID, "levee_queue_push: not a queue source that was started");
+        return err_set(err, LEVEE_EINVALID,
+                       "levee_queue_push: not a queue source that was started");
     }
     pthread_mutex_lock(&q->mutex);
     bool room = mem_grow((void **)&q->pending, &q->cap, q->count + 1, sizeof *q->pending);
@@ -119,9 +124,11 @@ int levee_queue_push(levee_stream *source, const struct levee_record *records, s
         return err_nomem(err, sizeof *q->pending);
     }
     for (uint32_t p = 0; p < q->partitions; p++) {
-        size_t from = (size_t)((uint64_t)p * n / q->partitions), to = (size_t)((uint64_t)(p + 1) * n / q->partitions);
+        size_t from = (size_t)((uint64_t)p * n / q->partitions),
+               to = (size_t)((uint64_t)(p + 1) * n / q->partitions);
         uint64_t ticket = 0;
-        int code = to > from ? push_partition(q, records + from, to - from, sequence ? sequence + from : 0, p, &ticket, err)
+        int code = to > from ? push_partition(q, records + from, to - from,
+                                              sequence ? sequence + from : 0, p, &ticket, err)
                              : LEVEE_OK;
         if (code) {
             return code;

@@ -46,6 +46,12 @@ int rec_apply(struct rec_dir *dir, const struct wal_options *wal, const struct r
                        (unsigned long long)tail->group_offset);
     }
     r.rewritten_frames = plan->keep_to + 1 - plan->keep_from;
+    /* After a process death FORMAT's name may exist only in the page cache: durable before anything
+     * rests on it. */
+    code = dir->io->ops->sync_dir(dir->io, dir->path, err);
+    if (code) {
+        return code;
+    }
     code = wal_rebuild(dir->io, wal, &facts->wal, plan->keep_from, plan->keep_to, plan->epoch, err);
     if (code == LEVEE_OK) {
         code = wal_clean(dir->io, wal, &facts->wal, err);

@@ -1,9 +1,10 @@
 /*
  * The engine: runs a batch level by level on worker lanes, and owns the tables.
  *
- * Workers take units of a level by an atomic counter; the one that finishes the last unit posts to the loop, which starts the next level or ends
- * the batch. Of several errors the one of the lowest unit counts, so even a failure does not depend on the schedule. Memory of a batch (struct
- * rt_run) is recycled when its compute is released, after its sinks are done.
+ * Workers take units of a level by an atomic counter; the one that finishes the last unit posts to
+ * the loop, which starts the next level or ends the batch. Of several errors the one of the lowest
+ * unit counts, so even a failure does not depend on the schedule. Memory of a batch (struct rt_run)
+ * is recycled when its compute is released, after its sinks are done.
  */
 #include "runtime/dataset.h"
 #include "runtime/exec.h"
@@ -18,7 +19,8 @@ static void run_free(struct rt_engine *e, struct rt_run *r)
         arena_release(&r->arenas[i]);
     }
     for (size_t i = 0; r->inboxes && i < e->keyed_count; i++) {
-        for (size_t c = 0; r->inboxes[i].cells && c < (size_t)r->inboxes[i].rows * r->inboxes[i].columns; c++) {
+        for (size_t c = 0;
+             r->inboxes[i].cells && c < (size_t)r->inboxes[i].rows * r->inboxes[i].columns; c++) {
             mem_free(r->inboxes[i].cells[c].items);
         }
         mem_free(r->inboxes[i].cells);
@@ -90,8 +92,8 @@ static struct rt_run *run_new(struct rt_engine *e)
     r->part_digests = mem_zalloc((sinks + 1) * sizeof(uint64_t *));
     r->digests = mem_zalloc((sinks + 1) * sizeof *r->digests);
     r->output_records = mem_zalloc((sinks + 1) * sizeof *r->output_records);
-    if (!r->arenas || !r->inboxes || !r->outputs || !r->part_digests || !r->digests || !r->output_records ||
-        !run_outputs(e, r) || !run_inboxes(e, r)) {
+    if (!r->arenas || !r->inboxes || !r->outputs || !r->part_digests || !r->digests ||
+        !r->output_records || !run_outputs(e, r) || !run_inboxes(e, r)) {
         run_free(e, r);
         return NULL;
     }
@@ -160,7 +162,8 @@ static void run_worker(struct io_task *t)
 /* Every worker runs until the level's counter is used up, then signs off. */
 static void start_level(struct rt_engine *e, struct rt_run *r)
 {
-    size_t first = e->level_starts[r->level], end = e->level_starts[r->level + 1], units = end - first;
+    size_t first = e->level_starts[r->level], end = e->level_starts[r->level + 1],
+           units = end - first;
     size_t workers = units < e->opt.workers ? units : e->opt.workers;
 
     r->level_first = first;
@@ -195,7 +198,8 @@ static void collect(struct rt_engine *e, struct rt_run *r)
         for (uint32_t p = 0; p < r->outputs[i].partitions; p++) {
             uint64_t part = r->part_digests[i][p];
             n += r->outputs[i].parts[p].count;
-            h = part ? hash64(&part, sizeof part, h + 1) : h; /* an empty partition leaves no trace */
+            h = part ? hash64(&part, sizeof part, h + 1)
+                     : h; /* an empty partition leaves no trace */
         }
         r->digests[i] = n ? h : 0;
         r->output_records[i] = n;
@@ -229,7 +233,8 @@ static int check_state_size(const struct rt_engine *e, struct levee_error *err)
     if (bytes <= e->opt.state_bytes_max) {
         return LEVEE_OK;
     }
-    err_set(err, LEVEE_ELIMIT, "the state of %llu keys is larger than state_bytes_max", (unsigned long long)keys);
+    err_set(err, LEVEE_ELIMIT, "the state of %llu keys is larger than state_bytes_max",
+            (unsigned long long)keys);
     err_expected(err, "at most %llu bytes", (unsigned long long)e->opt.state_bytes_max);
     err_found(err, "%llu", (unsigned long long)bytes);
     return LEVEE_ELIMIT;
@@ -329,7 +334,8 @@ static int open_workers(struct rt_engine *e, struct levee_error *err)
     return LEVEE_OK;
 }
 
-int rt_engine_open(struct rt_graph *g, const struct rt_engine_options *o, struct rt_engine **ret, struct levee_error *err)
+int rt_engine_open(struct rt_graph *g, const struct rt_engine_options *o, struct rt_engine **ret,
+                   struct levee_error *err)
 {
     struct rt_engine *e = mem_zalloc(sizeof *e);
 
@@ -406,7 +412,8 @@ static int by_table(const void *a, const void *b)
     return x->table < y->table ? -1 : x->table > y->table;
 }
 
-int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_count, struct levee_error *err)
+int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_count,
+                     struct levee_error *err)
 {
     struct ckpt_slices *slices = mem_zalloc((e->table_count + 1) * sizeof *slices);
     int code = slices ? LEVEE_OK : err_nomem(err, e->table_count * sizeof *slices);
@@ -445,7 +452,8 @@ uint64_t rt_engine_state_digest(const struct rt_engine *e)
     return sum;
 }
 
-int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry, struct levee_error *err)
+int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry,
+                   struct levee_error *err)
 {
     for (size_t i = 0; i < e->table_count; i++) {
         if (e->tables[i].id == table) {
@@ -455,7 +463,8 @@ int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry 
     return err_set(err, LEVEE_ENOTFOUND, "no operator has the table %08x", table);
 }
 
-int rt_engine_loaded(struct rt_engine *e, const uint32_t *known, size_t count, struct levee_error *err)
+int rt_engine_loaded(struct rt_engine *e, const uint32_t *known, size_t count,
+                     struct levee_error *err)
 {
     int code = LEVEE_OK;
 
@@ -473,7 +482,8 @@ int rt_engine_loaded(struct rt_engine *e, const uint32_t *known, size_t count, s
 }
 
 int rt_engine_each(const struct rt_engine *e, uint32_t table,
-                   int (*each)(void *arg, struct levee_slice key, struct levee_slice value), void *arg)
+                   int (*each)(void *arg, struct levee_slice key, struct levee_slice value),
+                   void *arg)
 {
     for (size_t i = 0; i < e->table_count; i++) {
         const struct rt_table *t = &e->tables[i];
@@ -483,7 +493,8 @@ int rt_engine_each(const struct rt_engine *e, uint32_t table,
         for (size_t g = 0; g < RT_KEY_GROUPS; g++) {
             for (uint32_t k = 0; k < t->groups[g].count; k++) {
                 const struct rt_entry *x = &t->groups[g].entries[k];
-                int rc = x->present ? each(arg, slice_of(x->key, x->key_len), rt_entry_value(x)) : 0;
+                int rc =
+                    x->present ? each(arg, slice_of(x->key, x->key_len), rt_entry_value(x)) : 0;
                 if (rc) {
                     return rc;
                 }
@@ -519,7 +530,8 @@ size_t levee_batch_count(const levee_batch *batch)
     return n;
 }
 
-const struct levee_record *levee_batch_records(const levee_batch *batch, size_t partition, size_t *ret_n)
+const struct levee_record *levee_batch_records(const levee_batch *batch, size_t partition,
+                                               size_t *ret_n)
 {
     if (partition >= batch->data->partitions) {
         *ret_n = 0;

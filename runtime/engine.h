@@ -157,7 +157,8 @@ struct rt_engine;
  */
 int rt_engine_open(struct rt_graph *g, const struct rt_engine_options *o, struct rt_engine **ret,
                    struct levee_error *err);
-/* Closes the worker lanes: nothing computes any more, on a crashed machine not even what had begun. NULL is fine. */
+/* Closes the worker lanes: nothing computes any more, on a crashed machine not even what had begun.
+ * NULL is fine. */
 void rt_engine_stop(struct rt_engine *e);
 void rt_engine_close(struct rt_engine *e); /* NULL is fine; no compute may be running */
 /* Starts computing; one at a time. Thread: loop. */

@@ -1,12 +1,15 @@
 /*
- * Executing a unit: its head's records are pushed down the tree of steps, a vector at a time. Everything a unit makes lies in its arena; its
- * ports are its worker's and empty between units. Nothing here depends on which worker runs a unit, or when.
+ * Executing a unit: its head's records are pushed down the tree of steps, a vector at a time.
+ * Everything a unit makes lies in its arena; its ports are its worker's and empty between units.
+ * Nothing here depends on which worker runs a unit, or when.
  */
 #include "runtime/exec.h"
 
-static int take_output(struct rt_worker *w, const struct rt_step *s, const struct levee_record *in, size_t n)
+static int take_output(struct rt_worker *w, const struct rt_step *s, const struct levee_record *in,
+                       size_t n)
 {
-    struct rt_records *part = &w->run->outputs[s->node->ordinal].parts[w->unit->partition + s->offset];
+    struct rt_records *part =
+        &w->run->outputs[s->node->ordinal].parts[w->unit->partition + s->offset];
 
     if (!mem_grow((void **)&part->items, &part->cap, part->count + n, sizeof *part->items)) {
         return rt_worker_nomem(w);
@@ -36,7 +39,8 @@ int rt_push(struct rt_worker *w, uint32_t step, const struct levee_record *in, s
     if (s->node->kind == RT_KEYED && step > 0) {
         return rt_keyed_take(w, s, port, in, n);
     }
-    if (step == 0 || !s->node->op->narrow) { /* a head's own output, or a union: handed on as it is */
+    if (step == 0 ||
+        !s->node->op->narrow) { /* a head's own output, or a union: handed on as it is */
         for (uint32_t i = 0; i < s->child_count && code == LEVEE_OK; i++) {
             code = rt_push(w, s->children[i], in, n);
         }

@@ -1,9 +1,11 @@
 /*
  * Private to the engine: the plan (steps) and what runs it.
  *
- * A *head* is a source or a keyed node; from it a tree of *steps* leads through narrow nodes and unions to ends: sinks and the inboxes of keyed
- * nodes. A *unit* is one partition of one head: it pushes its records down the whole tree, vector by vector, on one worker. Heads of one
- * *level* run together; a keyed node's level is above all that feed it, so a level begins when its inboxes are complete.
+ * A *head* is a source or a keyed node; from it a tree of *steps* leads through narrow nodes and
+ * unions to ends: sinks and the inboxes of keyed nodes. A *unit* is one partition of one head: it
+ * pushes its records down the whole tree, vector by vector, on one worker. Heads of one *level* run
+ * together; a keyed node's level is above all that feed it, so a level begins when its inboxes are
+ * complete.
  */
 #ifndef LEVEE_RT_EXEC_H
 #define LEVEE_RT_EXEC_H
@@ -17,27 +19,27 @@
 
 struct rt_step {
     const levee_stream *node;
-    uint32_t offset;      /* unit partition + offset = partition of this node (unions shift) */
-    uint32_t *children;   /* indices of steps */
+    uint32_t offset;    /* unit partition + offset = partition of this node (unions shift) */
+    uint32_t *children; /* indices of steps */
     uint32_t child_count;
     uint32_t index;
 };
 struct rt_head {
     const levee_stream *node;
     uint32_t level, partitions;
-    uint32_t keyed;       /* index among keyed nodes */
+    uint32_t keyed;        /* index among keyed nodes */
     struct rt_step *steps; /* steps[0] is the head's output */
     uint32_t step_count, step_cap;
     struct rt_table *table; /* NULL: no state */
-    uint32_t inbox_rows;  /* partitions of what feeds it */
-    bool always;          /* runs without input */
+    uint32_t inbox_rows;    /* partitions of what feeds it */
+    bool always;            /* runs without input */
 };
 
 struct rt_items { /* a growing array of items of one (from, to) pair */
     struct rt_item *items;
     size_t count, cap;
 };
-struct rt_inbox { /* of one keyed node */
+struct rt_inbox {           /* of one keyed node */
     struct rt_items *cells; /* row = partition of the input, column = own partition */
     uint32_t rows, columns;
 };
@@ -47,7 +49,8 @@ struct rt_combine_entry {
     struct levee_slice key;
     uint64_t *acc;
 };
-struct rt_combine { /* one per keyed step with a map-side combine, of one worker; emptied after each unit */
+struct rt_combine { /* one per keyed step with a map-side combine, of one worker; emptied after each
+                       unit */
     struct map map;
     struct rt_combine_entry *entries;
     size_t count, cap;
@@ -76,13 +79,14 @@ struct rt_run { /* one batch's memory; recycled */
     pthread_mutex_t mutex; /* decisions and the first error */
     int code;
     struct levee_error err;
-    uint64_t error_rank; /* the error of the lowest unit counts: the same for any number of workers */
+    uint64_t
+        error_rank; /* the error of the lowest unit counts: the same for any number of workers */
     uint32_t level;
     size_t level_first, level_end; /* units of this level */
     _Atomic size_t next_unit;
     _Atomic size_t units_left;
     _Atomic bool stop;
-    struct arena own;    /* decisions' copies */
+    struct arena own; /* decisions' copies */
 };
 struct rt_worker {
     struct rt_engine *engine;
@@ -107,7 +111,7 @@ struct rt_engine {
     uint32_t levels, keyed_count;
     struct rt_unit *units; /* in level order */
     size_t unit_count;
-    size_t *level_starts;  /* levels + 1 */
+    size_t *level_starts; /* levels + 1 */
     struct rt_worker *workers;
     struct rt_table *tables;
     size_t table_count;
@@ -124,8 +128,8 @@ int rt_push(struct rt_worker *w, uint32_t step, const struct levee_record *in, s
 int rt_flush(struct rt_worker *w, uint32_t step);
 int rt_unit_run(struct rt_worker *w);
 /* keyed.c */
-int rt_keyed_take(struct rt_worker *w, const struct rt_step *s, struct rt_port *port, const struct levee_record *in,
-                  size_t n);
+int rt_keyed_take(struct rt_worker *w, const struct rt_step *s, struct rt_port *port,
+                  const struct levee_record *in, size_t n);
 int rt_keyed_unit_end(struct rt_worker *w, const struct rt_step *s, struct rt_port *port);
 int rt_keyed_run(struct rt_worker *w);
 void rt_groups_release(struct rt_groups *g);

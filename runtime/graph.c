@@ -1,6 +1,7 @@
 /*
- * The graph: nodes in the order they were built. Every builder ends here, so this is where uids are checked, where the first error is
- * remembered with the caller's line, and where a graph is described and compared with a stored one.
+ * The graph: nodes in the order they were built. Every builder ends here, so this is where uids are
+ * checked, where the first error is remembered with the caller's line, and where a graph is
+ * described and compared with a stored one.
  */
 #include "runtime/operator.h"
 
@@ -38,7 +39,8 @@ void rt_graph_free(struct rt_graph *g)
     mem_free(g);
 }
 
-levee_stream *rt_graph_fail(struct rt_graph *g, const char *file, int line, int code, const char *fmt, ...)
+levee_stream *rt_graph_fail(struct rt_graph *g, const char *file, int line, int code,
+                            const char *fmt, ...)
 {
     if (g && g->error.code == LEVEE_OK) {
         va_list ap;
@@ -65,8 +67,8 @@ static bool uid_well_formed(const char *uid)
 
     for (; uid[n]; n++) {
         char c = uid[n];
-        bool fine = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
-                    c == '_' || c == '-';
+        bool fine = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+                    c == '.' || c == '_' || c == '-';
         if (!fine) {
             return false;
         }
@@ -74,31 +76,33 @@ static bool uid_well_formed(const char *uid)
     return n >= 1 && n <= 64;
 }
 
-static bool uid_ok(struct rt_graph *g, const char *name, const char *uid, const char *file, int line)
+static bool uid_ok(struct rt_graph *g, const char *name, const char *uid, const char *file,
+                   int line)
 {
     if (!uid || !uid_well_formed(uid)) {
-        (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID, "%s needs a uid of 1-64 characters [A-Za-z0-9._-], not \"%s\"",
-                            name, uid ? uid : "");
+        (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID,
+                            "%s needs a uid of 1-64 characters [A-Za-z0-9._-], not \"%s\"", name,
+                            uid ? uid : "");
         return false;
     }
     for (size_t i = 0; i < g->count; i++) {
         const levee_stream *n = g->nodes[i];
         if (n->uid[0] && strcmp(n->uid, uid) == 0) {
-            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID, "the uid %s is used twice: first at %s:%d", uid, n->file,
-                                n->line);
+            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID,
+                                "the uid %s is used twice: first at %s:%d", uid, n->file, n->line);
             return false;
         }
         if (n->uid[0] && n->table == rt_uid_hash(uid)) {
-            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID, "the uids %s and %s have the same hash: rename one", uid,
-                                n->uid);
+            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID,
+                                "the uids %s and %s have the same hash: rename one", uid, n->uid);
             return false;
         }
     }
     return true;
 }
 
-static bool parents_ok(struct rt_graph *g, const char *name, levee_stream *const *parents, size_t n, const char *file,
-                       int line)
+static bool parents_ok(struct rt_graph *g, const char *name, levee_stream *const *parents, size_t n,
+                       const char *file, int line)
 {
     for (size_t i = 0; i < n; i++) {
         if (!parents[i]) {
@@ -106,7 +110,8 @@ static bool parents_ok(struct rt_graph *g, const char *name, levee_stream *const
             return false;
         }
         if (parents[i]->graph != g) {
-            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH, "%s: a stream belongs to another context", name);
+            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH,
+                                "%s: a stream belongs to another context", name);
             return false;
         }
     }
@@ -118,8 +123,10 @@ static bool enlist(struct rt_graph *g, levee_stream *n)
     bool source = n->kind == RT_SOURCE, sink = n->kind == RT_SINK;
 
     if (!mem_grow((void **)&g->nodes, &g->cap, g->count + 1, sizeof(levee_stream *)) ||
-        (source && !mem_grow((void **)&g->sources, &g->source_cap, g->source_count + 1, sizeof(levee_stream *))) ||
-        (sink && !mem_grow((void **)&g->sinks, &g->sink_cap, g->sink_count + 1, sizeof(levee_stream *)))) {
+        (source && !mem_grow((void **)&g->sources, &g->source_cap, g->source_count + 1,
+                             sizeof(levee_stream *))) ||
+        (sink &&
+         !mem_grow((void **)&g->sinks, &g->sink_cap, g->sink_count + 1, sizeof(levee_stream *)))) {
         return false;
     }
     n->id = (uint32_t)g->count;
@@ -134,14 +141,16 @@ static bool enlist(struct rt_graph *g, levee_stream *n)
     return true;
 }
 
-levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *name, const char *uid, bool need_uid,
-                           levee_stream *const *parents, size_t parent_count, const char *file, int line)
+levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *name, const char *uid,
+                           bool need_uid, levee_stream *const *parents, size_t parent_count,
+                           const char *file, int line)
 {
     if (!g) {
         return NULL;
     }
     if (g->frozen) {
-        return rt_graph_fail(g, file, line, LEVEE_EGRAPH_FROZEN, "%s: the graph is frozen after start", name);
+        return rt_graph_fail(g, file, line, LEVEE_EGRAPH_FROZEN,
+                             "%s: the graph is frozen after start", name);
     }
     if (!parents_ok(g, name, parents, parent_count, file, line) ||
         (need_uid && !uid_ok(g, name, uid, file, line))) {
@@ -177,10 +186,11 @@ fail:
     return rt_graph_fail(g, file, line, LEVEE_ENOMEM, "%s", name);
 }
 
-levee_stream *rt_build(levee_stream *s, enum rt_kind kind, const struct rt_operator *op, const char *uid, void *data,
-                       uint32_t partitions, const char *file, int line)
+levee_stream *rt_build(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
+                       const char *uid, void *data, uint32_t partitions, const char *file, int line)
 {
-    levee_stream *n = s ? rt_graph_add(s->graph, kind, op->name, uid, op->stateful, &s, 1, file, line) : NULL;
+    levee_stream *n =
+        s ? rt_graph_add(s->graph, kind, op->name, uid, op->stateful, &s, 1, file, line) : NULL;
 
     if (!n) {
         if (op->free_data && data) {
@@ -240,8 +250,9 @@ static const levee_stream *find_uid(const struct rt_graph *g, struct levee_slice
     return NULL;
 }
 
-static int compare_node(const struct rt_graph *g, uint8_t kind, struct levee_slice uid, uint32_t version,
-                        bool drop_orphans, bool *ret_orphan, struct levee_error *err)
+static int compare_node(const struct rt_graph *g, uint8_t kind, struct levee_slice uid,
+                        uint32_t version, bool drop_orphans, bool *ret_orphan,
+                        struct levee_error *err)
 {
     const levee_stream *n = find_uid(g, uid);
 
@@ -274,8 +285,8 @@ static int compare_node(const struct rt_graph *g, uint8_t kind, struct levee_sli
     return LEVEE_OK;
 }
 
-int rt_graph_compare(const struct rt_graph *g, struct levee_slice stored, bool drop_orphans, uint32_t **ret_orphans,
-                     size_t *ret_count, struct levee_error *err)
+int rt_graph_compare(const struct rt_graph *g, struct levee_slice stored, bool drop_orphans,
+                     uint32_t **ret_orphans, size_t *ret_count, struct levee_error *err)
 {
     struct cursor c = cursor_of(stored);
     uint8_t format = cur_u8(&c);

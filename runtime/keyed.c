@@ -1,8 +1,9 @@
 /*
  * Keyed nodes: dealing records to key groups, the map-side combine, grouping and folding.
  *
- * Order. A cell of the inbox holds what one unit sent to one partition, in its order; a keyed unit reads its column from the first row to the
- * last, so items come in (source partition, record) order. Keys are folded and emitted by key group, then first arrival.
+ * Order. A cell of the inbox holds what one unit sent to one partition, in its order; a keyed unit
+ * reads its column from the first row to the last, so items come in (source partition, record)
+ * order. Keys are folded and emitted by key group, then first arrival.
  */
 #include "runtime/exec.h"
 
@@ -21,7 +22,8 @@ static struct rt_items *cell_of(struct rt_worker *w, const struct rt_step *s, ui
     return &box->cells[(size_t)(w->unit->partition + s->offset) * box->columns + column];
 }
 
-static int add_item(struct rt_worker *w, struct rt_items *cell, uint64_t hash, const struct levee_record *r)
+static int add_item(struct rt_worker *w, struct rt_items *cell, uint64_t hash,
+                    const struct levee_record *r)
 {
     if (UNLIKELY(cell->count == cell->cap) &&
         !mem_grow((void **)&cell->items, &cell->cap, cell->count + 1, sizeof *cell->items)) {
@@ -31,7 +33,8 @@ static int add_item(struct rt_worker *w, struct rt_items *cell, uint64_t hash, c
     return LEVEE_OK;
 }
 
-static int deal(struct rt_worker *w, const struct rt_step *s, const struct levee_record *in, size_t n)
+static int deal(struct rt_worker *w, const struct rt_step *s, const struct levee_record *in,
+                size_t n)
 {
     uint32_t columns = s->node->partitions;
     struct rt_items *cells = cell_of(w, s, 0);
@@ -52,7 +55,8 @@ static inline bool key_eq(struct levee_slice a, struct levee_slice b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
-static struct rt_combine_entry *combine_find(struct rt_combine *c, uint64_t hash, struct levee_slice key)
+static struct rt_combine_entry *combine_find(struct rt_combine *c, uint64_t hash,
+                                             struct levee_slice key)
 {
     uint32_t pos = (uint32_t)hash & c->map.mask;
     struct map_slot *s;
@@ -67,8 +71,8 @@ static struct rt_combine_entry *combine_find(struct rt_combine *c, uint64_t hash
     return NULL;
 }
 
-static struct rt_combine_entry *combine_add(struct rt_worker *w, struct rt_combine *c, uint64_t hash,
-                                            struct levee_slice key, size_t acc_bytes)
+static struct rt_combine_entry *combine_add(struct rt_worker *w, struct rt_combine *c,
+                                            uint64_t hash, struct levee_slice key, size_t acc_bytes)
 {
     uint64_t *acc = arena_alloc(w->arena, acc_bytes);
 
@@ -81,14 +85,15 @@ static struct rt_combine_entry *combine_add(struct rt_worker *w, struct rt_combi
     return &c->entries[c->count++];
 }
 
-static int combine(struct rt_worker *w, const struct rt_step *s, struct rt_port *port, const struct levee_record *in,
-                   size_t n, const struct levee_reducer *r)
+static int combine(struct rt_worker *w, const struct rt_step *s, struct rt_port *port,
+                   const struct levee_record *in, size_t n, const struct levee_reducer *r)
 {
     bool to_one = s->node->op->to_one;
     bool sum = r->add == levee_sum_i64.add;
     uint64_t hashes[RT_VECTOR];
 
-    for (size_t i = 0; i < n; i++) { /* first all hashes, so that the probes' cache lines are on their way */
+    for (size_t i = 0; i < n;
+         i++) { /* first all hashes, so that the probes' cache lines are on their way */
         hashes[i] = to_one ? 1 : hash_key(in[i].key.data, in[i].key.len);
         map_prefetch(&port->combine.map, hashes[i]);
     }
@@ -111,8 +116,8 @@ static int combine(struct rt_worker *w, const struct rt_step *s, struct rt_port 
             rc = r->create(&port->out, e->acc, in[i].value, r->arg);
         }
         if (UNLIKELY(rc < 0)) {
-            w->code = err_set(&w->err, rc == LEVEE_ENOMEM ? LEVEE_ENOMEM : LEVEE_EFUNCTION, "the reducer of %s failed",
-                              s->node->name);
+            w->code = err_set(&w->err, rc == LEVEE_ENOMEM ? LEVEE_ENOMEM : LEVEE_EFUNCTION,
+                              "the reducer of %s failed", s->node->name);
             err_where(&w->err, "%s:%d", s->node->file, s->node->line);
             err_found(&w->err, "%d", rc);
             return w->code;
@@ -121,8 +126,8 @@ static int combine(struct rt_worker *w, const struct rt_step *s, struct rt_port 
     return LEVEE_OK;
 }
 
-int rt_keyed_take(struct rt_worker *w, const struct rt_step *s, struct rt_port *port, const struct levee_record *in,
-                  size_t n)
+int rt_keyed_take(struct rt_worker *w, const struct rt_step *s, struct rt_port *port,
+                  const struct levee_record *in, size_t n)
 {
     const struct levee_reducer *r = s->node->op->combine ? s->node->op->combine(s->node) : NULL;
     int code = LEVEE_OK;
@@ -144,7 +149,8 @@ int rt_keyed_unit_end(struct rt_worker *w, const struct rt_step *s, struct rt_po
 
     for (size_t i = 0; r && i < port->combine.count && code == LEVEE_OK; i++) {
         const struct rt_combine_entry *e = &port->combine.entries[i];
-        uint32_t column = s->node->op->to_one ? 0 : rt_partition_of(rt_group_of(e->hash), s->node->partitions);
+        uint32_t column =
+            s->node->op->to_one ? 0 : rt_partition_of(rt_group_of(e->hash), s->node->partitions);
         struct levee_record rec = {e->key, slice_of(e->acc, r->size), 0};
         code = add_item(w, &cells[column], e->hash, &rec);
     }
@@ -177,8 +183,8 @@ static bool group_item(struct rt_groups *g, struct rt_item *item)
         !map_insert(&g->map, item->hash, (uint32_t)g->key_count)) {
         return false;
     }
-    g->keys[g->key_count++] =
-        (struct rt_key_group_entry){item->hash, item->r.key, rt_group_of(item->hash), index, index, 1};
+    g->keys[g->key_count++] = (struct rt_key_group_entry){
+        item->hash, item->r.key, rt_group_of(item->hash), index, index, 1};
     return true;
 }
 

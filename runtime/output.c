@@ -74,7 +74,8 @@ int levee_emit_words(levee_output *out, struct levee_slice text)
         while (p < end && !is_space(*p)) {
             p++;
         }
-        if (p > start && rt_output_add(out, slice_of(start, (size_t)(p - start)), slice_of(NULL, 0)) != LEVEE_OK) {
+        if (p > start && rt_output_add(out, slice_of(start, (size_t)(p - start)),
+                                       slice_of(NULL, 0)) != LEVEE_OK) {
             return LEVEE_ENOMEM;
         }
     }
@@ -131,7 +132,6 @@ bool levee_group_next(struct levee_slice *group, struct levee_slice *ret_value)
     return true;
 }
 
-
 /* ---- calls that may fail ---- */
 
 /* What names a node in decisions and errors: its uid, or its place and name. */
@@ -144,7 +144,8 @@ static void node_name(const levee_stream *n, char out[65])
     }
 }
 
-static int decision_order(const struct rt_decision *d, uint32_t node, uint32_t partition, uint64_t index)
+static int decision_order(const struct rt_decision *d, uint32_t node, uint32_t partition,
+                          uint64_t index)
 {
     if (d->node_uid_hash != node) {
         return d->node_uid_hash < node ? -1 : 1;
@@ -155,8 +156,8 @@ static int decision_order(const struct rt_decision *d, uint32_t node, uint32_t p
     return d->index == index ? 0 : d->index < index ? -1 : 1;
 }
 
-static const struct rt_decision *find_decision(const struct rt_compute *c, uint32_t node, uint32_t partition,
-                                               uint64_t index)
+static const struct rt_decision *find_decision(const struct rt_compute *c, uint32_t node,
+                                               uint32_t partition, uint64_t index)
 {
     size_t lo = 0, hi = c->apply_count;
 
@@ -204,12 +205,13 @@ static int add_decision(struct rt_worker *w, const struct rt_decision *d)
     return failed ? rt_worker_nomem(w) : LEVEE_OK;
 }
 
-int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input, int earlier, rt_try_fn fn,
-                    void *arg, bool *ret_skipped)
+int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input,
+                    int earlier, rt_try_fn fn, void *arg, bool *ret_skipped)
 {
     struct rt_worker *w = c->worker;
     const struct rt_compute *compute = w->run->compute;
-    struct rt_decision d = {.partition = c->partition, .index = index, .key = input->key, .value = input->value};
+    struct rt_decision d = {
+        .partition = c->partition, .index = index, .key = input->key, .value = input->value};
     size_t mark = c->out->count;
     int rc = earlier;
 
@@ -217,7 +219,8 @@ int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record
     node_name(c->node, d.uid);
     d.node_uid_hash = (uint32_t)hash64(d.uid, strlen(d.uid), 0);
     if (compute->apply_count) {
-        const struct rt_decision *old = find_decision(compute, d.node_uid_hash, c->partition, index);
+        const struct rt_decision *old =
+            find_decision(compute, d.node_uid_hash, c->partition, index);
         if (old) {
             d.code = old->code;
             d.attempts = old->attempts;
@@ -225,7 +228,7 @@ int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record
             return add_decision(w, &d);
         }
     }
-    for (d.attempts = earlier < 0; d.attempts < w->engine->opt.retries + 1; ) {
+    for (d.attempts = earlier < 0; d.attempts < w->engine->opt.retries + 1;) {
         d.attempts++;
         rc = fn(arg);
         if (rc >= 0) {
@@ -289,7 +292,8 @@ static int try_one(void *arg)
 }
 
 int rt_each_record(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
-                   int (*one)(levee_output *out, const struct levee_record *in, void *arg), void *arg)
+                   int (*one)(levee_output *out, const struct levee_record *in, void *arg),
+                   void *arg)
 {
     bool decided = c->worker->run->compute->apply_count > 0;
 

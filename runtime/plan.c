@@ -1,5 +1,6 @@
 /*
- * Planning: from the graph to heads, their trees of steps, levels and units. Done once, when a context starts.
+ * Planning: from the graph to heads, their trees of steps, levels and units. Done once, when a
+ * context starts.
  */
 #include "runtime/exec.h"
 
@@ -8,7 +9,8 @@ static bool is_head(const levee_stream *n)
     return n->kind == RT_SOURCE || n->kind == RT_KEYED;
 }
 
-static int add_step(struct rt_head *h, const levee_stream *node, uint32_t offset, uint32_t *ret, struct levee_error *err)
+static int add_step(struct rt_head *h, const levee_stream *node, uint32_t offset, uint32_t *ret,
+                    struct levee_error *err)
 {
     size_t cap = h->step_cap;
 
@@ -17,7 +19,8 @@ static int add_step(struct rt_head *h, const levee_stream *node, uint32_t offset
     }
     h->step_cap = (uint32_t)cap;
     *ret = h->step_count;
-    h->steps[h->step_count] = (struct rt_step){.node = node, .offset = offset, .index = h->step_count};
+    h->steps[h->step_count] =
+        (struct rt_step){.node = node, .offset = offset, .index = h->step_count};
     h->step_count++;
     return LEVEE_OK;
 }
@@ -35,7 +38,8 @@ static uint32_t shift_of(const levee_stream *child, size_t parent)
     return shift;
 }
 
-/* The tree below step `at`, without recursion: steps are worked off in the order they were added. */
+/* The tree below step `at`, without recursion: steps are worked off in the order they were added.
+ */
 static int grow_tree(struct rt_engine *e, struct rt_head *h, struct levee_error *err)
 {
     const struct rt_graph *g = e->graph;
@@ -55,7 +59,8 @@ static int grow_tree(struct rt_engine *e, struct rt_head *h, struct levee_error 
                 }
                 int code = add_step(h, child, h->steps[at].offset + shift_of(child, p), &step, err);
                 struct rt_step *s = &h->steps[at];
-                if (code == LEVEE_OK && !mem_grow((void **)&s->children, &cap, s->child_count + 1u, sizeof(uint32_t))) {
+                if (code == LEVEE_OK &&
+                    !mem_grow((void **)&s->children, &cap, s->child_count + 1u, sizeof(uint32_t))) {
                     code = err_nomem(err, sizeof(uint32_t));
                 }
                 if (code) {

@@ -46,7 +46,8 @@ static int sum_remove(levee_output *out, void *acc, const void *other, void *arg
     *as_i64(acc) = (int64_t)((uint64_t)*as_i64(acc) - (uint64_t) * (const int64_t *)other);
     return 0;
 }
-const struct levee_reducer levee_count_values = {1, 8, count_one, count_one, sum_merge, sum_remove, finish_i64, NULL};
+const struct levee_reducer levee_count_values = {1,         8,          count_one,  count_one,
+                                                 sum_merge, sum_remove, finish_i64, NULL};
 
 /* sum */
 static int sum_add(levee_output *out, void *acc, struct levee_slice value, void *arg)
@@ -55,7 +56,8 @@ static int sum_add(levee_output *out, void *acc, struct levee_slice value, void 
 
     return sum_merge(out, acc, &v, arg);
 }
-const struct levee_reducer levee_sum_i64 = {1, 8, sum_add, sum_add, sum_merge, sum_remove, finish_i64, NULL};
+const struct levee_reducer levee_sum_i64 = {1,         8,          sum_add,    sum_add,
+                                            sum_merge, sum_remove, finish_i64, NULL};
 
 /* min, max */
 static int set_i64(levee_output *out, void *acc, struct levee_slice value, void *arg)
@@ -92,8 +94,10 @@ static int max_add(levee_output *out, void *acc, struct levee_slice value, void 
 
     return max_merge(out, acc, &v, arg);
 }
-const struct levee_reducer levee_min_i64 = {1, 8, set_i64, min_add, min_merge, NULL, finish_i64, NULL};
-const struct levee_reducer levee_max_i64 = {1, 8, set_i64, max_add, max_merge, NULL, finish_i64, NULL};
+const struct levee_reducer levee_min_i64 = {1,         8,    set_i64,    min_add,
+                                            min_merge, NULL, finish_i64, NULL};
+const struct levee_reducer levee_max_i64 = {1,         8,    set_i64,    max_add,
+                                            max_merge, NULL, finish_i64, NULL};
 
 /* doubles: merged in partition order, so the rounding is the same for any number of workers */
 static int f64_sum_merge(levee_output *out, void *acc, const void *other, void *arg)
@@ -142,9 +146,12 @@ static int f64_max_add(levee_output *out, void *acc, struct levee_slice value, v
 
     return f64_max_merge(out, acc, &v, arg);
 }
-const struct levee_reducer levee_sum_f64 = {1, 8, f64_set, f64_sum_add, f64_sum_merge, NULL, finish_f64, NULL};
-const struct levee_reducer levee_min_f64 = {1, 8, f64_set, f64_min_add, f64_min_merge, NULL, finish_f64, NULL};
-const struct levee_reducer levee_max_f64 = {1, 8, f64_set, f64_max_add, f64_max_merge, NULL, finish_f64, NULL};
+const struct levee_reducer levee_sum_f64 = {1,    8,          f64_set, f64_sum_add, f64_sum_merge,
+                                            NULL, finish_f64, NULL};
+const struct levee_reducer levee_min_f64 = {1,    8,          f64_set, f64_min_add, f64_min_merge,
+                                            NULL, finish_f64, NULL};
+const struct levee_reducer levee_max_f64 = {1,    8,          f64_set, f64_max_add, f64_max_merge,
+                                            NULL, finish_f64, NULL};
 
 /* averages: sum and count; the result is a double */
 struct average {
@@ -186,10 +193,10 @@ static int avg_finish(levee_output *out, struct levee_slice key, const void *acc
     (void)arg;
     return levee_emit_f64(out, key, a->sum / (double)a->count);
 }
-const struct levee_reducer levee_avg_i64 = {1,    sizeof(struct average), avg_i64_add, avg_i64_add, avg_merge,
-                                            NULL, avg_finish,             NULL};
-const struct levee_reducer levee_avg_f64 = {1,    sizeof(struct average), avg_f64_add, avg_f64_add, avg_merge,
-                                            NULL, avg_finish,             NULL};
+const struct levee_reducer levee_avg_i64 = {
+    1, sizeof(struct average), avg_i64_add, avg_i64_add, avg_merge, NULL, avg_finish, NULL};
+const struct levee_reducer levee_avg_f64 = {
+    1, sizeof(struct average), avg_f64_add, avg_f64_add, avg_merge, NULL, avg_finish, NULL};
 
 /* concat: the accumulator is a view of batch memory */
 static int concat_bytes(levee_output *out, void *acc, struct levee_slice more)
@@ -224,5 +231,5 @@ static int concat_finish(levee_output *out, struct levee_slice key, const void *
     (void)arg;
     return levee_emit(out, key, *(const struct levee_slice *)acc);
 }
-const struct levee_reducer levee_concat = {1,    sizeof(struct levee_slice), concat_add, concat_add, concat_merge,
-                                           NULL, concat_finish,              NULL};
+const struct levee_reducer levee_concat = {
+    1, sizeof(struct levee_slice), concat_add, concat_add, concat_merge, NULL, concat_finish, NULL};

@@ -1,6 +1,7 @@
 /*
- * State tables. The digest of a table is the sum (mod 2^64) of a hash per entry, so it does not depend on order; entries carry their last
- * contribution, so gather and load keep it up to date at the cost of the dirty entries. A removed key stays as a tombstone until it was gathered.
+ * State tables. The digest of a table is the sum (mod 2^64) of a hash per entry, so it does not
+ * depend on order; entries carry their last contribution, so gather and load keep it up to date at
+ * the cost of the dirty entries. A removed key stays as a tombstone until it was gathered.
  */
 #include "runtime/state.h"
 
@@ -136,11 +137,12 @@ static bool put_value(struct rt_entry *e, struct levee_slice value)
 
 static uint64_t weight(const struct rt_entry *e)
 {
-    return sizeof *e + sizeof(struct map_slot) + e->key_len + (e->value_len > RT_INLINE_VALUE ? e->value_len : 0);
+    return sizeof *e + sizeof(struct map_slot) + e->key_len +
+           (e->value_len > RT_INLINE_VALUE ? e->value_len : 0);
 }
 
-static bool set_in(struct rt_state_group *g, uint64_t hash, struct levee_slice key, struct levee_slice value,
-                   int64_t touch_ms, int64_t timer_ms, bool dirty)
+static bool set_in(struct rt_state_group *g, uint64_t hash, struct levee_slice key,
+                   struct levee_slice value, int64_t touch_ms, int64_t timer_ms, bool dirty)
 {
     struct rt_entry *e = find_any(g, hash, key);
     bool was = e && e->present;
@@ -160,7 +162,8 @@ static bool set_in(struct rt_state_group *g, uint64_t hash, struct levee_slice k
     return true;
 }
 
-bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key, struct levee_slice value, int64_t touch_ms)
+bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                  struct levee_slice value, int64_t touch_ms)
 {
     return set_in(&t->groups[rt_group_of(hash)], hash, key, value, touch_ms, 0, true);
 }

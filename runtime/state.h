@@ -1,5 +1,6 @@
 /*
- * A state table: key → value, cut into RT_KEY_GROUPS key groups. A group is touched by one worker at a time; nothing here locks.
+ * A state table: key → value, cut into RT_KEY_GROUPS key groups. A group is touched by one worker
+ * at a time; nothing here locks.
  */
 #ifndef LEVEE_RT_STATE_H
 #define LEVEE_RT_STATE_H
@@ -14,10 +15,10 @@ struct rt_entry {
     uint32_t key_len, value_len;
     union {
         uint8_t small[RT_INLINE_VALUE];
-        uint8_t *large;          /* owned, when value_len > RT_INLINE_VALUE */
+        uint8_t *large; /* owned, when value_len > RT_INLINE_VALUE */
     } value;
     int64_t touch_ms, timer_ms;
-    bool present;                /* false: removed, remembered until the next gather */
+    bool present; /* false: removed, remembered until the next gather */
     bool dirty;
 };
 struct rt_state_group {
@@ -51,18 +52,20 @@ void rt_table_release(struct rt_table *t);
 struct rt_entry *rt_table_find(struct rt_table *t, uint64_t hash, struct levee_slice key);
 struct levee_slice rt_entry_value(const struct rt_entry *e);
 /* Sets, creating the key if need be; false: no memory (unchanged). */
-bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key, struct levee_slice value, int64_t touch_ms);
+bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                  struct levee_slice value, int64_t touch_ms);
 bool rt_table_remove(struct rt_table *t, struct rt_entry *e);
 int rt_table_gather(struct rt_table *t, struct ckpt_slices *ret, struct levee_error *err);
 int rt_table_load(struct rt_table *t, const struct ckpt_entry *e, struct levee_error *err);
 uint64_t rt_table_digest_now(const struct rt_table *t);
 void rt_table_size(const struct rt_table *t, uint64_t *keys, uint64_t *bytes);
 
-/* One key's state during one call: changes are staged and laid down only when the call succeeded. */
+/* One key's state during one call: changes are staged and laid down only when the call succeeded.
+ */
 struct levee_state {
     struct levee_slice now; /* what get sees */
     bool exists, changed;
-    struct buf staged;      /* reused from call to call */
+    struct buf staged; /* reused from call to call */
     bool failed;
 };
 

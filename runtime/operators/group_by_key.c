@@ -1,4 +1,5 @@
-/* group_by_key: one record per key, its value the sequence of values in arrival order (buf_slice encoding, read with levee_group_next). */
+/* group_by_key: one record per key, its value the sequence of values in arrival order (buf_slice
+ * encoding, read with levee_group_next). */
 #include "runtime/operator.h"
 
 static int fold(struct rt_call *c, struct rt_groups *g, struct rt_table *table)
@@ -26,5 +27,6 @@ static const struct rt_operator group_by_key_operator = {.name = "group_by_key",
 
 levee_stream *levee_group_by_key_at(levee_stream *s, const char *file, int line)
 {
-    return rt_build(s, RT_KEYED, &group_by_key_operator, NULL, NULL, s ? s->graph->default_partitions : 0, file, line);
+    return rt_build(s, RT_KEYED, &group_by_key_operator, NULL, NULL,
+                    s ? s->graph->default_partitions : 0, file, line);
 }

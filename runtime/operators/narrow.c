@@ -18,17 +18,23 @@ static int run_fn(struct rt_call *c, const struct levee_record *in, size_t n, ui
     return rt_each_record(c, in, n, index, call_fn, c->node->op_data);
 }
 
-static const struct rt_operator map_operator = {.name = "map", .narrow = run_fn, .free_data = free_data};
-static const struct rt_operator flat_map_operator = {.name = "flat_map", .narrow = run_fn, .free_data = free_data};
+static const struct rt_operator map_operator = {
+    .name = "map", .narrow = run_fn, .free_data = free_data};
+static const struct rt_operator flat_map_operator = {
+    .name = "flat_map", .narrow = run_fn, .free_data = free_data};
 
-levee_stream *levee_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
+                           int line)
 {
-    return rt_build_fn(s, "map", &map_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+    return rt_build_fn(s, "map", &map_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file,
+                       line);
 }
 
-levee_stream *levee_flat_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_flat_map_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
+                                int line)
 {
-    return rt_build_fn(s, "flat_map", &flat_map_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+    return rt_build_fn(s, "flat_map", &flat_map_operator,
+                       &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
 }
 
 /* ---- many at a time: a failed call is repeated record by record ---- */
@@ -56,7 +62,8 @@ static int run_many(struct rt_call *c, const struct levee_record *in, size_t n, 
 static const struct rt_operator flat_map_many_operator = {
     .name = "flat_map_many", .narrow = run_many, .free_data = free_data};
 
-levee_stream *levee_flat_map_many_at(levee_stream *s, levee_records_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_flat_map_many_at(levee_stream *s, levee_records_fn fn, void *arg,
+                                     const char *file, int line)
 {
     return rt_build_fn(s, "flat_map_many", &flat_map_many_operator,
                        &(struct rt_fn_data){.many = fn, .arg = arg}, file, line);
@@ -79,11 +86,14 @@ static int run_filter(struct rt_call *c, const struct levee_record *in, size_t n
     return rt_each_record(c, in, n, index, call_filter, c->node->op_data);
 }
 
-static const struct rt_operator filter_operator = {.name = "filter", .narrow = run_filter, .free_data = free_data};
+static const struct rt_operator filter_operator = {
+    .name = "filter", .narrow = run_filter, .free_data = free_data};
 
-levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
+                              int line)
 {
-    return rt_build_fn(s, "filter", &filter_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+    return rt_build_fn(s, "filter", &filter_operator, &(struct rt_fn_data){.fn = fn, .arg = arg},
+                       file, line);
 }
 
 /* ---- map_values ---- */
@@ -111,9 +121,11 @@ static int run_values(struct rt_call *c, const struct levee_record *in, size_t n
 static const struct rt_operator map_values_operator = {
     .name = "map_values", .narrow = run_values, .free_data = free_data};
 
-levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
+                                  int line)
 {
-    return rt_build_fn(s, "map_values", &map_values_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+    return rt_build_fn(s, "map_values", &map_values_operator,
+                       &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
 }
 
 /* ---- map_to_i64: no call at all ---- */

@@ -28,7 +28,8 @@ static int try_finish(void *arg)
 }
 
 /* One key: the later accumulators into the first. */
-static int fold_key(struct rt_call *c, struct rt_groups *g, const struct rt_key_group_entry *k, uint64_t index)
+static int fold_key(struct rt_call *c, struct rt_groups *g, const struct rt_key_group_entry *k,
+                    uint64_t index)
 {
     const struct levee_reducer *r = c->node->op_data;
     struct levee_slice first = g->items[k->first]->r.value;
@@ -60,7 +61,9 @@ static int fold(struct rt_call *c, struct rt_groups *g, struct rt_table *table)
 static int fold_count(struct rt_call *c, struct rt_groups *g, struct rt_table *table)
 {
     if (g->key_count == 0) {
-        return levee_emit_i64(c->out, slice_of(NULL, 0), 0) == LEVEE_OK ? LEVEE_OK : rt_call_failed(c, LEVEE_ENOMEM);
+        return levee_emit_i64(c->out, slice_of(NULL, 0), 0) == LEVEE_OK
+                   ? LEVEE_OK
+                   : rt_call_failed(c, LEVEE_ENOMEM);
     }
     return fold(c, g, table);
 }
@@ -69,18 +72,23 @@ static const struct rt_operator reduce_by_key_operator = {
     .name = "reduce_by_key", .combine = reducer_of, .fold = fold, .free_data = free_data};
 static const struct rt_operator reduce_operator = {
     .name = "reduce", .to_one = true, .combine = reducer_of, .fold = fold, .free_data = free_data};
-static const struct rt_operator count_operator = {
-    .name = "count", .to_one = true, .combine = reducer_of, .fold = fold_count, .free_data = free_data};
+static const struct rt_operator count_operator = {.name = "count",
+                                                  .to_one = true,
+                                                  .combine = reducer_of,
+                                                  .fold = fold_count,
+                                                  .free_data = free_data};
 
-static levee_stream *build(levee_stream *s, const struct rt_operator *op, const struct levee_reducer *r,
-                           uint32_t partitions, const char *file, int line)
+static levee_stream *build(levee_stream *s, const struct rt_operator *op,
+                           const struct levee_reducer *r, uint32_t partitions, const char *file,
+                           int line)
 {
     if (!s) {
         return NULL;
     }
     if (!r || r->version != 1 || !r->create || !r->add || !r->merge || !r->finish) {
         return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
-                             "%s: the reducer needs version 1, create, add, merge and finish", op->name);
+                             "%s: the reducer needs version 1, create, add, merge and finish",
+                             op->name);
     }
     struct levee_reducer *copy = mem_alloc(sizeof *copy);
     if (!copy) {
@@ -90,12 +98,14 @@ static levee_stream *build(levee_stream *s, const struct rt_operator *op, const 
     return rt_build(s, RT_KEYED, op, NULL, copy, partitions, file, line);
 }
 
-levee_stream *levee_reduce_by_key_at(levee_stream *s, const struct levee_reducer *r, const char *file, int line)
+levee_stream *levee_reduce_by_key_at(levee_stream *s, const struct levee_reducer *r,
+                                     const char *file, int line)
 {
     return build(s, &reduce_by_key_operator, r, s ? s->graph->default_partitions : 0, file, line);
 }
 
-levee_stream *levee_reduce_at(levee_stream *s, const struct levee_reducer *r, const char *file, int line)
+levee_stream *levee_reduce_at(levee_stream *s, const struct levee_reducer *r, const char *file,
+                              int line)
 {
     return build(s, &reduce_operator, r, 1, file, line);
 }

@@ -8,7 +8,8 @@ levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char 
     if (!streams || n == 0 || !streams[0]) {
         return NULL;
     }
-    levee_stream *u = rt_graph_add(streams[0]->graph, RT_EXCHANGE, "union", NULL, false, streams, n, file, line);
+    levee_stream *u =
+        rt_graph_add(streams[0]->graph, RT_EXCHANGE, "union", NULL, false, streams, n, file, line);
     if (!u) {
         return NULL;
     }

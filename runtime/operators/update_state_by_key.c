@@ -1,6 +1,7 @@
 /*
- * update_state_by_key: the function is called once per key with all its values of the batch and its state; afterwards the key's state, if there
- * is one, is emitted. With every_key also for keys without values, in an order that does not depend on history (by hash, then key).
+ * update_state_by_key: the function is called once per key with all its values of the batch and its
+ * state; afterwards the key's state, if there is one, is emitted. With every_key also for keys
+ * without values, in an order that does not depend on history (by hash, then key).
  */
 #include "runtime/exec.h"
 
@@ -53,7 +54,8 @@ static int settle(struct rt_call *c, struct rt_table *t, uint64_t hash, struct l
     levee_state *st = &c->worker->state;
     struct rt_entry *e = rt_table_find(t, hash, key);
 
-    if (st->changed && st->exists && !rt_table_set(t, hash, key, st->now, c->out->header->time_ms)) {
+    if (st->changed && st->exists &&
+        !rt_table_set(t, hash, key, st->now, c->out->header->time_ms)) {
         return rt_call_failed(c, LEVEE_ENOMEM);
     }
     if (st->changed && !st->exists && e && !rt_table_remove(t, e)) {
@@ -63,7 +65,8 @@ static int settle(struct rt_call *c, struct rt_table *t, uint64_t hash, struct l
         return LEVEE_OK;
     }
     e = rt_table_find(t, hash, key);
-    struct levee_slice value = rt_entry_value(e); /* the next batch may change it while sinks hold this one */
+    struct levee_slice value =
+        rt_entry_value(e); /* the next batch may change it while sinks hold this one */
     uint8_t *copy = arena_copy(c->out->arena, value.data, value.len);
     if (!copy || rt_output_add(c->out, key, slice_of(copy, value.len)) != LEVEE_OK) {
         return rt_call_failed(c, LEVEE_ENOMEM);
@@ -71,11 +74,12 @@ static int settle(struct rt_call *c, struct rt_table *t, uint64_t hash, struct l
     return LEVEE_OK;
 }
 
-static int update_one(struct rt_call *c, struct rt_table *t, uint64_t hash, struct levee_slice key, size_t n,
-                      uint64_t index)
+static int update_one(struct rt_call *c, struct rt_table *t, uint64_t hash, struct levee_slice key,
+                      size_t n, uint64_t index)
 {
     const struct rt_entry *e = rt_table_find(t, hash, key);
-    struct updating u = {.d = c->node->op_data, .call = c, .key = key, .existed = e != NULL, .n = n};
+    struct updating u = {
+        .d = c->node->op_data, .call = c, .key = key, .existed = e != NULL, .n = n};
     struct levee_record input = {key, n ? c->worker->values[0] : slice_of(NULL, 0), 0};
     bool skipped;
 
@@ -129,7 +133,8 @@ static bool has_values(const struct rt_groups *g, uint64_t hash, struct levee_sl
     return false;
 }
 
-static int update_untouched(struct rt_call *c, struct rt_groups *g, struct rt_table *t, uint32_t group, uint64_t *index)
+static int update_untouched(struct rt_call *c, struct rt_groups *g, struct rt_table *t,
+                            uint32_t group, uint64_t *index)
 {
     const struct rt_state_group *sg = &t->groups[group];
     struct untouched *list = arena_alloc(c->out->arena, (sg->count + 1u) * sizeof *list);
@@ -219,7 +224,8 @@ static bool copy_slice(struct levee_slice from, struct levee_slice *to)
     return p != NULL;
 }
 
-static struct update_data *data_new(const struct levee_state_options *o, levee_update_fn fn, void *arg)
+static struct update_data *data_new(const struct levee_state_options *o, levee_update_fn fn,
+                                    void *arg)
 {
     struct update_data *d = mem_zalloc(sizeof *d);
 
@@ -247,14 +253,17 @@ static struct update_data *data_new(const struct levee_state_options *o, levee_u
     return d;
 }
 
-levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid, const struct levee_state_options *options,
-                                           levee_update_fn fn, void *arg, const char *file, int line)
+levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
+                                           const struct levee_state_options *options,
+                                           levee_update_fn fn, void *arg, const char *file,
+                                           int line)
 {
     if (!s) {
         return NULL;
     }
     if (!fn) {
-        return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID, "update_state_by_key %s: no function", uid ? uid : "");
+        return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
+                             "update_state_by_key %s: no function", uid ? uid : "");
     }
     struct update_data *d = data_new(options, fn, arg);
     if (!d) {
@@ -268,8 +277,8 @@ levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid, con
     return n;
 }
 
-int levee_update_sum_i64(levee_output *out, levee_state *state, struct levee_slice key, const struct levee_slice *values,
-                         size_t n, void *arg)
+int levee_update_sum_i64(levee_output *out, levee_state *state, struct levee_slice key,
+                         const struct levee_slice *values, size_t n, void *arg)
 {
     struct levee_slice old;
     int64_t sum = levee_state_get(state, &old) ? levee_i64(old) : 0;

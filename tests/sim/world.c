@@ -19,7 +19,7 @@ struct world {
     uint64_t moved[WORLD_RECORDS * 4]; /* batch ids a consumer has taken away */
     size_t moved_count;
     int64_t moved_totals[WORLD_WORDS];
-    uint64_t taking;             /* a batch whose removal a crash interrupted: it may be there or not */
+    uint64_t taking; /* a batch whose removal a crash interrupted: it may be there or not */
     int64_t taking_totals[WORLD_WORDS];
     enum crash_point last_point;
     bool any_point;
@@ -312,7 +312,8 @@ static void settle_taking(struct world *w, const struct io_list *list)
     w->taking = 0;
 }
 
-static void take_away(struct world *w, const char *name, uint64_t batch, const int64_t totals[WORLD_WORDS])
+static void take_away(struct world *w, const char *name, uint64_t batch,
+                      const int64_t totals[WORLD_WORDS])
 {
     struct io *io = w->sim->io;
     char path[128];
@@ -320,14 +321,16 @@ static void take_away(struct world *w, const char *name, uint64_t batch, const i
     (void)snprintf(path, sizeof path, OUTPUT "/%s", name);
     w->taking = batch;
     memcpy(w->taking_totals, totals, sizeof w->taking_totals);
-    if (io->ops->unlink(io, path, NULL) == LEVEE_OK && io->ops->sync_dir(io, OUTPUT, NULL) == LEVEE_OK) {
+    if (io->ops->unlink(io, path, NULL) == LEVEE_OK &&
+        io->ops->sync_dir(io, OUTPUT, NULL) == LEVEE_OK) {
         w->moved[w->moved_count++] = batch;
         memcpy(w->moved_totals, totals, sizeof w->moved_totals);
         w->taking = 0;
     }
 }
 
-/* Reads every published file in batch order; a consumer takes some of them away for good when `move`. */
+/* Reads every published file in batch order; a consumer takes some of them away for good when
+ * `move`. */
 static bool read_output(struct world *w, int64_t totals[WORLD_WORDS], bool move)
 {
     struct io *io = w->sim->io;
