@@ -226,7 +226,7 @@ install: ## library, headers, pkg-config file, command (PREFIX=/usr/local DESTDI
 	$(Q)install -m 644 $(STATIC) $(D)/lib/
 	$(Q)$(if $(SHARED),install -m 755 $(SHARED) $(D)/lib/ && ln -sf $(SONAME) $(D)/lib/liblevee.so)
 	$(Q)$(if $(TOOL),install -d $(D)/bin && install -m 755 $(TOOL) $(D)/bin/)
-	$(Q)scripts/pkgconfig '$(PREFIX)' '$(VERSION)' '$(filter-out libxxhash,$(MODULES))' > $(D)/lib/pkgconfig/levee.pc
+	$(Q)scripts/pkgconfig '$(PREFIX)' '$(VERSION)' '$(DEP_LIBS)' > $(D)/lib/pkgconfig/levee.pc
 	$(Q)if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 uninstall: ## what install has put there
 	$(Q)rm -rf $(D)/include/levee

@@ -10,6 +10,9 @@
 #define XXH_NO_INLINE_HINTS 1 /* -Og does not inline what xxHash demands */
 #endif
 #define XXH_INLINE_ALL
+#ifdef LEVEE_DEBUG
+#define XXH_NO_INLINE_HINTS 1 /* -Og cannot inline all that the hints demand */
+#endif
 #include <xxhash.h>
 
 #include "base/base.h"

@@ -144,6 +144,7 @@ START_TEST(a_probe_ends_where_an_insert_would_go)
     uint32_t pos;
 
     ck_assert(map_insert(&m, 0x105, 1));
+    map_prefetch(&m, 0x205);
     ck_assert(map_insert(&m, 0x205, 2)); /* the same home, one further on */
     pos = 0x305 & m.mask;
     ck_assert_ptr_null(map_probe(&m, 0x305, &pos));
