@@ -183,7 +183,7 @@ int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t ti
     struct rt_batch *b = batch_new(ctx);
     size_t *per_source = mem_zalloc((ctx->graph->source_count + 1) * sizeof *per_source);
     struct fifo all;
-    int code = LEVEE_OK;
+    int code = LEVEE_OK, collected;
 
     fifo_init(&all);
     if (!b || !per_source) {
@@ -202,7 +202,7 @@ int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t ti
     ASSERT(b->header.id == ctx->last_batch + 1);
     ASSERT(b->header.time_ms > ctx->last_time);
     code = take_input(b, &all, per_source, err);
-    int collected = collect_blocks(b, &all, per_source, code ? NULL : err);
+    collected = collect_blocks(b, &all, per_source, code ? NULL : err);
     code = code ? code : collected;
     if (code) {
         goto out;

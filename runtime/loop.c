@@ -202,6 +202,7 @@ static void become_stopped(levee_context *ctx)
         ctx->failed = true;
         ctx->why = err;
     }
+    rt_show(ctx);
     crash_at(ctx->io, CP_STOP_AFTER_DRAIN);
     atomic_store(&ctx->life, RT_STOPPED);
     ctx->io->ops->notify(ctx->io);
