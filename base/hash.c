@@ -3,8 +3,8 @@
  * partitions. Its value is fixed for ever (the algorithm is frozen since xxHash 0.8), so it may be
  * stored.
  *
- * The code is compiled in rather than called in libxxhash: short keys are hashed in a few
- * nanoseconds, and the call through the library would double that.
+ * The code is compiled in rather than called in libxxhash: measured, a short key costs the same
+ * either way and 4 KiB a fifth less, and a program needs one library less to run.
  */
 #ifdef LEVEE_DEBUG
 #define XXH_NO_INLINE_HINTS 1 /* -Og does not inline what xxHash demands */
