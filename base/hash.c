@@ -6,9 +6,6 @@
  * The code is compiled in rather than called in libxxhash: measured, a short key costs the same
  * either way and 4 KiB a fifth less, and a program needs one library less to run.
  */
-#ifdef LEVEE_DEBUG
-#define XXH_NO_INLINE_HINTS 1 /* -Og does not inline what xxHash demands */
-#endif
 #define XXH_INLINE_ALL
 #ifdef LEVEE_DEBUG
 #define XXH_NO_INLINE_HINTS 1 /* -Og cannot inline all that the hints demand */
