@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench/bench.h"
@@ -141,7 +142,7 @@ static void *feed_run(void *arg)
         if (code == LEVEE_OK) {
             seq += n;
         } else if (code == LEVEE_EFULL) {
-            (void)usleep(200);
+            (void)nanosleep(&(struct timespec){0, 200000}, NULL);
         } else {
             return NULL;
         }

@@ -56,7 +56,7 @@ bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key,
                   struct levee_slice value, int64_t touch_ms);
 bool rt_table_remove(struct rt_table *t, struct rt_entry *e);
 int rt_table_gather(struct rt_table *t, struct ckpt_slices *ret, struct levee_error *err);
-int rt_table_load(struct rt_table *t, const struct ckpt_entry *e, struct levee_error *err);
+int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_error *err);
 uint64_t rt_table_digest_now(const struct rt_table *t);
 void rt_table_size(const struct rt_table *t, uint64_t *keys, uint64_t *bytes);
 

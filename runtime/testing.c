@@ -91,6 +91,7 @@ static void at_point(enum crash_point point, void *arg)
 {
     struct levee_testing *t = arg;
 
+    ASSERT(t != NULL);
     t->hook(crash_point_name(point), t->hook_arg);
 }
 

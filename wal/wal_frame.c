@@ -13,7 +13,7 @@ size_t wal_payload_max(uint64_t segment_bytes)
 {
     /* Beside it in the segment: the headers, and one block each for SEGMENT_START with the frame's
      * own header, and seal with pad. */
-    return (size_t)(segment_bytes - WAL_HEADER_BYTES - 2u * WAL_GROUP_ALIGN);
+    return (size_t)(segment_bytes - WAL_HEADER_BYTES - (uint64_t)2 * WAL_GROUP_ALIGN);
 }
 
 static uint64_t header_seed(uint64_t salt, uint64_t offset)

@@ -128,8 +128,7 @@ static enum group_result scan_group(struct wal_scan_state *s, struct wal_window 
             break;
         }
         note_witness(s->facts, &h);
-        if (h.lsn != now.lsn || (h.type > WAL_DATA_MAX && h.type < WAL_SEGMENT_START) ||
-            h.type > WAL_PAD || (sealed && h.type != WAL_PAD)) {
+        if (h.lsn != now.lsn || h.type == 0 || h.type > WAL_PAD || (sealed && h.type != WAL_PAD)) {
             s->bad.kind = WAL_BAD_SEQUENCE;
             s->bad.expected = now.lsn;
             s->bad.found = h.lsn;

@@ -416,7 +416,9 @@ static int open_last(struct wal *w, const struct wal_facts *facts, struct levee_
                 (struct wal_extent){x->number, x->first_lsn, x->last_lsn, x->size};
         }
     }
-    ASSERT(s != NULL); /* wal_rebuild has made it */
+    if (!s) { /* wal_rebuild makes one: our own bug, but no reason to crash */
+        return err_set(err, LEVEE_EWAL_GAP, "the log has no segment to write to");
+    }
     int code = io_path(path, w->dir, s->name, err);
     if (code == LEVEE_OK) {
         code = w->io->ops->open(w->io, path, IO_WRITE, &w->file, err);

@@ -1,6 +1,5 @@
 /*
- * levee connectors: the contracts for receivers and sinks of your own. Versioned; checked by the
- * conformance kit (levee_sink_conformance in levee/testing.h).
+ * levee connectors: the contracts for receivers and sinks of your own. Versioned.
  *
  * Receiver (push). The runtime calls start with an inlet. The receiver, on any thread of its own,
  * appends records; when a ticket is durable the runtime calls `durable`, and only then may the

@@ -44,28 +44,6 @@ LEVEE_API int levee_testing_crash_points(struct levee_testing **ret,
                                          struct levee_error *err);
 LEVEE_API const char *const *levee_crash_point_names(size_t *ret_count);
 
-/*
- * Conformance driver for sinks: begin / write / commit / crash / repeat / token lost, in every
- * order that a context can produce. make(arg) gives a sink instance on the same location each time
- * (as after a restart); drop(arg, self) forgets it without close (a crash). read(arg, …) tells what
- * an outside reader sees: the digest of all committed records of a batch and how often they are
- * visible. Returns the number of broken rules; each is described through report.
- */
-struct levee_sink_subject {
-    const struct levee_sink_ops *ops;
-    void *(*make)(void *arg);
-    void (*drop)(void *arg, void *self);
-    /* Calls each(each_arg, record) for every record an outside reader sees now, in order of
-     * visibility. */
-    int (*read)(void *arg, void (*each)(void *each_arg, const struct levee_record *r),
-                void *each_arg);
-    void (*reset)(void *arg); /* an empty, unmarked location */
-    void *arg;
-};
-LEVEE_API int
-levee_sink_conformance(const struct levee_sink_subject *subject, uint64_t seed,
-                       void (*report)(void *arg, const char *rule, const char *detail), void *arg);
-
 #ifdef __cplusplus
 }
 #endif

@@ -1,7 +1,8 @@
 /*
  * Sends the lines of a file to a Kafka topic, one message a line, as far as it is told:
  *
- *   demo_producer BROKERS TOPIC PARTITIONS FILE        stdin: "LINES\n" (send up to this many in all) → stdout: "LINES\n" when delivered
+ *   demo_producer BROKERS TOPIC PARTITIONS FILE        stdin: "LINES\n" (send up to this many in
+ * all) → stdout: "LINES\n" when delivered
  *
  * A line ends at \n, which is not sent; what follows the last \n is a line if it is not empty.
  */
@@ -44,8 +45,8 @@ static int send_line(rd_kafka_t *rk, const char *topic, int partition, const cha
     for (;;) {
         rd_kafka_resp_err_t e =
             rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
-                              RD_KAFKA_V_VALUE((void *)(size_t)line, len), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-                              RD_KAFKA_V_END);
+                              RD_KAFKA_V_VALUE((void *)(size_t)line, len),
+                              RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
         if (e != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
             return e == RD_KAFKA_RESP_ERR_NO_ERROR ? 0 : -1;
         }
