@@ -2,8 +2,7 @@
  * What people are told: one line each, through the log hook; listener callbacks; the guarantee of
  * the graph (P8); the name of this build.
  */
-#define _GNU_SOURCE  /* dl_iterate_phdr: the build id of the running program without reading a file \
-                      */
+#define _GNU_SOURCE /* dl_iterate_phdr: the build id of the running program */
 #include <link.h>
 
 #include "runtime/context.h"
