@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DRAIN_MS 10000
@@ -88,6 +89,7 @@ static int by_word(const void *a, const void *b)
 /* Whole or not at all, also after a power loss: written aside, synced, renamed, name synced. */
 static int publish(const char *out, const struct totals *t)
 {
+    (void)mkdir(out, 0755); /* without a word no batch has made it; open() says what is wrong */
     int dir = open(out, O_RDONLY | O_DIRECTORY);
     int fd = dir < 0 ? -1 : openat(dir, "totals.tmp", O_WRONLY | O_CREAT | O_TRUNC, 0644);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
