@@ -194,8 +194,6 @@ demo: ## word counts over Kafka's protocol, killed again and again (TEXT= KILLS=
 	@scripts/deps build
 	@$(PARALLEL) lib examples tests
 	@BUILD=$(B) TEXT='$(TEXT)' KILLS='$(KILLS)' OUT='$(OUT)' KAFKA='$(KAFKA)' scripts/demo
-mutants: ## eleven seeded bugs; each must make the tests fail
-	@scripts/mutants
 torture: ## the tests under ASan+UBSan (gcc, clang), TSan and valgrind; takes long
 	@scripts/torture
 valgrind: ## the unit tests under valgrind

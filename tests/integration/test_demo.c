@@ -5,7 +5,9 @@
 
 int main(void)
 {
-    int rc = system("KILLS=5 SEED=7 scripts/demo"); /* BUILD is inherited, or the default */
+    int rc = system(
+        "TEXT=/usr/share/common-licenses/GPL-3 KILLS=5 SEED=7 scripts/demo"); /* BUILD is inherited,
+                                                                                 or the default */
 
     if (rc != 0) {
         (void)fprintf(stderr, "scripts/demo ended with %d\n", rc);

@@ -153,9 +153,9 @@ static bool next_line(void)
                     return false;
                 }
             }
-            me.file = fopen(opt.files[me.next_file], "rb");
+            me.file = opt.files ? fopen(opt.files[me.next_file], "rb") : NULL;
             if (!me.file) {
-                perror(opt.files[me.next_file]);
+                perror("a text file");
                 exit(1);
             }
             me.next_file++;
@@ -168,7 +168,7 @@ static bool next_line(void)
         }
         me.len = (size_t)n - (me.line[n - 1] == '\n');
         if (me.len > MESSAGE_MAX) {
-            fail(opt.files[me.next_file - 1], "a line is longer than 50,000,000 bytes");
+            fail("the text", "a line is longer than 50,000,000 bytes");
         }
         me.line_words = count_words(me.line, me.len);
         me.have = true;
