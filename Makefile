@@ -105,7 +105,7 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim bench demo lint \
-	fmt layers symbols mutants install uninstall torture cov valgrind clean FORCE
+	fmt layers symbols install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
 	@printf 'levee %s   (variables: MODE=%s CC=%s WITH_KAFKA=%s V=%s)\n\n' \
