@@ -195,6 +195,7 @@ static struct levee_options options_of(struct world *w)
         .batch_interval_ms = 20,
         .workers = 1 + (uint32_t)(w->o->seed % 3),
         .partitions = 4,
+        .buffer_bytes = w->o->seed % 2 ? 4096 : 0,
         .segment_bytes = 64u << 10,
         .checkpoint_batches = 1 + (uint32_t)(w->o->seed % 4),
         .log = quiet,
