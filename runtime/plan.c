@@ -53,7 +53,7 @@ static int grow_tree(struct rt_engine *e, struct rt_head *h, struct levee_error 
         for (size_t i = node->id + 1u; i < g->count; i++) {
             const levee_stream *child = g->nodes[i];
             for (size_t p = 0; p < child->parent_count; p++) {
-                uint32_t step;
+                uint32_t step = 0;
                 if (child->parents[p] != node) {
                     continue;
                 }
@@ -96,7 +96,7 @@ static int make_heads(struct rt_engine *e, struct levee_error *err)
     }
     for (size_t i = 0; i < g->count; i++) {
         const levee_stream *n = g->nodes[i];
-        uint32_t root;
+        uint32_t root = 0;
         if (!is_head(n)) {
             continue;
         }

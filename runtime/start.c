@@ -218,10 +218,12 @@ static bool has_started(void *arg)
 int levee_start(levee_context *ctx, struct levee_error *err)
 {
     struct levee_error local = {0};
-    int code =
-        ctx ? io_check_fork(ctx->io, err) : err_set(err, LEVEE_EINVALID, "levee_start: no context");
-    int expected = RT_INITIALISED;
+    int code, expected = RT_INITIALISED;
 
+    if (!ctx) {
+        return err_set(err, LEVEE_EINVALID, "levee_start: no context");
+    }
+    code = io_check_fork(ctx->io, err);
     if (code) {
         return code;
     }

@@ -91,7 +91,9 @@ static void at_point(enum crash_point point, void *arg)
 {
     struct levee_testing *t = arg;
 
-    ASSERT(t != NULL);
+    if (!t) {
+        return;
+    }
     t->hook(crash_point_name(point), t->hook_arg);
 }
 
