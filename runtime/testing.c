@@ -102,8 +102,10 @@ int levee_testing_crash_points(struct levee_testing **ret,
                                struct levee_error *err)
 {
     struct levee_testing *t = mem_zalloc(sizeof *t);
-    int code = t ? io_posix_new(&t->io, err) : err_nomem(err, sizeof *t);
-
+    if (!t) {
+        return err_nomem(err, sizeof *t);
+    }
+    int code = io_posix_new(&t->io, err);
     if (code) {
         mem_free(t);
         return code;
