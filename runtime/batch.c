@@ -367,6 +367,9 @@ static int computed(struct rt_batch *b, struct levee_error *err)
         if ((code = rt_replay_check(b, err)) != LEVEE_OK) {
             return code;
         }
+        if (!ctx->logged.head) {
+            crash_at(ctx->io, CP_REC_AFTER_REPLAY);
+        }
     }
     ctx->committing_bytes += b->compute.bytes;
     fifo_push(&ctx->committing, &b->link);
