@@ -1,0 +1,380 @@
+/*
+ * The process that is killed: a small exactly-once job, started by the tests of this folder.
+ *
+ *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle] [--forever]
+ *
+ * A sender with numbered records (crash_job.h) hands them over in sets and resumes, as a real one
+ * would, behind what levee calls durable, going back a few records that were taken already. Keyed
+ * totals live in state; every batch publishes its changed totals through the files sink. Batches
+ * are short, checkpoints frequent and segments small, so that every step happens many times.
+ *
+ * ACKS (appended): "resume N" when a life learns what is durable, "ack N" when the sender is told
+ * that N is durable: with that it would forget the record. STATUS: struct job_status.
+ *
+ * With --point the process kills itself with SIGKILL at that point's HIT-th pass. With --idle it
+ * goes quiet now and then until the log has sealed itself. Without --forever it ends with exit code
+ * 0 once RECORDS are in and drained; with it, it goes on sending until it is killed.
+ */
+#include "levee/testing.h"
+#include "tests/fault/crash_job.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define SETS_IN_FLIGHT 2
+#define QUIET_EVERY    8 /* sets */
+#define RESENT         5
+#define PENDING_MAX    1024
+
+static struct {
+    const char *directory, *out, *point;
+    uint64_t seed, records, hit;
+    bool idle, forever;
+} opt;
+
+static struct {
+    levee_context *ctx;
+    levee_inlet *inlet;
+    struct job_status *status;
+    int acks;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct {
+        uint64_t ticket, last;
+    } pending[PENDING_MAX]; /* sets on their way to the disk, oldest first */
+    size_t pending_count;
+    uint64_t acked, completed;
+    bool stopped, sealed;
+    const char *const *names;
+    size_t name_count;
+} me = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void tell(const char *what, uint64_t number)
+{
+    char line[64];
+    int n = snprintf(line, sizeof line, "%s %llu\n", what, (unsigned long long)number);
+
+    if (write(me.acks, line, (size_t)n) != n) {
+        abort();
+    }
+}
+
+/* ---- named points ---- */
+
+static void at_point(const char *name, void *arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < me.name_count; i++) {
+        if (strcmp(me.names[i], name) != 0) {
+            continue;
+        }
+        uint64_t hits = __atomic_add_fetch(&me.status->hits[i], 1, __ATOMIC_SEQ_CST);
+        if (opt.point && hits == opt.hit && strcmp(name, opt.point) == 0) {
+            (void)kill(getpid(), SIGKILL);
+        }
+    }
+    if (strcmp(name, "WAL_AFTER_IDLE_SEAL") == 0) {
+        pthread_mutex_lock(&me.mutex);
+        me.sealed = true;
+        pthread_cond_broadcast(&me.changed);
+        pthread_mutex_unlock(&me.mutex);
+    }
+}
+
+/* ---- the receiver ---- */
+
+static int receiver_start(void *self, levee_inlet *inlet, struct levee_error *err)
+{
+    (void)self;
+    (void)err;
+    me.inlet = inlet;
+    return LEVEE_OK;
+}
+
+static void receiver_stop(void *self)
+{
+    (void)self;
+    pthread_mutex_lock(&me.mutex);
+    me.stopped = true;
+    pthread_cond_broadcast(&me.changed);
+    pthread_mutex_unlock(&me.mutex);
+}
+
+static void receiver_durable(void *self, uint64_t ticket)
+{
+    size_t done = 0;
+
+    (void)self;
+    pthread_mutex_lock(&me.mutex);
+    while (done < me.pending_count && me.pending[done].ticket <= ticket) {
+        me.acked = me.pending[done++].last;
+    }
+    if (done) {
+        me.pending_count -= done;
+        memmove(me.pending, me.pending + done, me.pending_count * sizeof me.pending[0]);
+        tell("ack", me.acked);
+        pthread_cond_broadcast(&me.changed);
+    }
+    pthread_mutex_unlock(&me.mutex);
+}
+
+static const struct levee_receiver_ops receiver = {
+    .version = 1, .start = receiver_start, .stop = receiver_stop, .durable = receiver_durable};
+
+/* ---- the graph ---- */
+
+static int to_pairs(levee_output *out, const struct levee_record *in, void *arg)
+{
+    char text[32];
+    long long value = 0;
+    int key = 0;
+
+    (void)arg;
+    size_t n = in->value.len < sizeof text - 1 ? in->value.len : sizeof text - 1;
+    memcpy(text, in->value.data, n);
+    text[n] = '\0';
+    if (sscanf(text, "%d %lld", &key, &value) != 2) {
+        return -1;
+    }
+    n = (size_t)snprintf(text, sizeof text, "key-%02d", key);
+    uint8_t le[8];
+    for (int i = 0; i < 8; i++) {
+        le[i] = (uint8_t)((uint64_t)value >> (8 * i));
+    }
+    int code = levee_emit_copy(out, (struct levee_slice){(uint8_t *)text, n},
+                               (struct levee_slice){le, sizeof le});
+    return code ? code : levee_emit_i64(out, levee_text(JOB_ALL), 1);
+}
+
+static int build(levee_context *ctx, void *arg, struct levee_error *err)
+{
+    (void)arg;
+    levee_stream *s = levee_receiver_source(
+        ctx, "sender",
+        &(struct levee_receiver_options){.partitions = 2, .reliable = true, .replayable = true},
+        &receiver, NULL);
+    s = levee_reduce_by_key(levee_flat_map(s, to_pairs, NULL), &levee_sum_i64);
+    s = levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL);
+    levee_file_sink(s, "out",
+                    &(struct levee_file_sink_options){.path = opt.out, .value = LEVEE_VALUE_I64});
+    return levee_context_status(ctx, err);
+}
+
+static void completed(void *arg, const struct levee_batch_info *info)
+{
+    (void)arg;
+    pthread_mutex_lock(&me.mutex);
+    me.completed += info->records;
+    __atomic_store_n(&me.status->completed, me.completed, __ATOMIC_SEQ_CST);
+    pthread_cond_broadcast(&me.changed);
+    pthread_mutex_unlock(&me.mutex);
+}
+
+static void submitted(void *arg, const struct levee_batch_info *info)
+{
+    (void)arg;
+    __atomic_add_fetch(&me.status->taken, info->records, __ATOMIC_SEQ_CST);
+}
+
+/* ---- the sender ---- */
+
+/* Appends records first … last; waits while levee is full. */
+static int append_set(uint64_t first, uint64_t last, struct levee_error *err)
+{
+    static char text[JOB_SET][600];
+    struct levee_record records[JOB_SET];
+    uint64_t ticket = 0;
+    int code = LEVEE_ESTOPPED;
+
+    for (uint64_t i = first; i <= last; i++) {
+        struct job_record r = job_record(opt.seed, i);
+        char *t = text[i - first];
+        int n = snprintf(t, 40, "%u %lld ", r.key, (long long)r.value);
+        memset(t + n, 'x', r.padding);
+        records[i - first] = (struct levee_record){.value = {(uint8_t *)t, (size_t)n + r.padding}};
+    }
+    pthread_mutex_lock(&me.mutex);
+    while (!me.stopped && me.pending_count == PENDING_MAX) {
+        pthread_cond_wait(&me.changed, &me.mutex);
+    }
+    if (!me.stopped) {
+        /* Before the append, so that the status never lags behind what levee has. */
+        if (last > me.status->appended) {
+            __atomic_store_n(&me.status->appended, last, __ATOMIC_SEQ_CST);
+        }
+        code =
+            levee_inlet_append(me.inlet,
+                               &(struct levee_append){.producer = levee_text("sender"),
+                                                      .partition = (uint32_t)(first / JOB_SET % 2),
+                                                      .first_sequence = first,
+                                                      .records = records,
+                                                      .count = (size_t)(last - first + 1)},
+                               &ticket, err);
+    }
+    if (code == LEVEE_OK) {
+        me.pending[me.pending_count].ticket = ticket;
+        me.pending[me.pending_count++].last = last;
+    }
+    pthread_mutex_unlock(&me.mutex);
+    return code;
+}
+
+/* Until what was sent is durable but for a few sets. */
+static bool wait_for_room(uint64_t sent, uint64_t in_flight_max)
+{
+    pthread_mutex_lock(&me.mutex);
+    while (!me.stopped && me.acked + in_flight_max * JOB_SET < sent) {
+        pthread_cond_wait(&me.changed, &me.mutex);
+    }
+    bool goes_on = !me.stopped;
+    pthread_mutex_unlock(&me.mutex);
+    return goes_on;
+}
+
+/* Batches follow each other instead of growing: no further set before one more is done. */
+static bool wait_for_batches(uint64_t sent_here)
+{
+    pthread_mutex_lock(&me.mutex);
+    while (!me.stopped && me.completed + SETS_IN_FLIGHT * JOB_SET < sent_here) {
+        pthread_cond_wait(&me.changed, &me.mutex);
+    }
+    bool goes_on = !me.stopped;
+    pthread_mutex_unlock(&me.mutex);
+    return goes_on;
+}
+
+static bool wait_for_seal(void)
+{
+    pthread_mutex_lock(&me.mutex);
+    me.sealed = false;
+    while (!me.stopped && !me.sealed) {
+        pthread_cond_wait(&me.changed, &me.mutex);
+    }
+    bool goes_on = !me.stopped;
+    pthread_mutex_unlock(&me.mutex);
+    return goes_on;
+}
+
+static int send_all(uint64_t durable, struct levee_error *err)
+{
+    uint64_t next = durable > RESENT ? durable - RESENT + 1 : 1, first_new = durable + 1;
+    unsigned sets = 0;
+
+    while (opt.forever || next <= opt.records) {
+        uint64_t last = next + JOB_SET - 1;
+        if (!opt.forever && last > opt.records) {
+            last = opt.records;
+        }
+        int code = append_set(next, last, err);
+        if (code) {
+            return me.stopped ? LEVEE_OK : code;
+        }
+        next = last + 1;
+        if (!wait_for_room(last, SETS_IN_FLIGHT) ||
+            !wait_for_batches(last >= first_new ? last - first_new + 1 : 0)) {
+            return LEVEE_OK;
+        }
+        if (opt.idle && ++sets % QUIET_EVERY == 0 && !wait_for_seal()) {
+            return LEVEE_OK;
+        }
+    }
+    (void)wait_for_room(opt.records, 0);
+    return LEVEE_OK;
+}
+
+/* A fact of the source, logged before anything is received, as Kafka's resolved offsets are. */
+static int remember_start(struct levee_error *err)
+{
+    uint8_t known[8];
+    size_t len = sizeof known;
+
+    if (levee_inlet_recall(me.inlet, "start", known, &len)) {
+        return LEVEE_OK;
+    }
+    return levee_inlet_remember(me.inlet, "start", levee_text("here"), err);
+}
+
+static int run(struct levee_error *err)
+{
+    static const struct levee_listener listener = {
+        .version = 1, .batch_completed = completed, .batch_submitted = submitted};
+    struct levee_testing *machine = NULL;
+    int code = levee_testing_crash_points(&machine, at_point, NULL, err);
+    struct levee_options o = {.directory = opt.directory,
+                              .batch_interval_ms = 5,
+                              .segment_bytes = 64 << 10,
+                              .checkpoint_batches = 2,
+                              .workers = 2,
+                              .partitions = 4,
+                              .guarantee = LEVEE_EXACTLY_ONCE,
+                              .listener = &listener,
+                              .testing = machine};
+
+    code = code ? code : levee_get_or_create(&me.ctx, &o, build, NULL, err);
+    code = code ? code : levee_start(me.ctx, err);
+    if (code) {
+        return code;
+    }
+    if ((code = remember_start(err)) != LEVEE_OK) {
+        return code;
+    }
+    uint64_t durable = levee_inlet_position(me.inlet, levee_text("sender"));
+    tell("resume", durable);
+    me.acked = durable;
+    __atomic_store_n(&me.status->started, durable > 0 ? durable : 1, __ATOMIC_SEQ_CST);
+    code = send_all(durable, err);
+    if (!code) {
+        (void)levee_drain(me.ctx, 0,
+                          NULL); /* refused only if it stops already, which await tells */
+        code = levee_await(me.ctx, err);
+    }
+    levee_free(me.ctx);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct levee_error err = {0};
+
+    if (argc < 7) {
+        fputs("usage: crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle]"
+              " [--forever]\n",
+              stderr);
+        return 1;
+    }
+    opt.directory = argv[1];
+    opt.out = argv[2];
+    opt.seed = strtoull(argv[5], NULL, 10);
+    opt.records = strtoull(argv[6], NULL, 10);
+    for (int i = 7; i < argc; i++) {
+        if (strcmp(argv[i], "--idle") == 0) {
+            opt.idle = true;
+        } else if (strcmp(argv[i], "--forever") == 0) {
+            opt.forever = true;
+        } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {
+            opt.point = argv[++i];
+            opt.hit = strtoull(argv[++i], NULL, 10);
+        }
+    }
+    me.names = levee_crash_point_names(&me.name_count);
+    me.acks = open(argv[3], O_WRONLY | O_APPEND | O_CREAT, 0644);
+    int fd = open(argv[4], O_RDWR | O_CREAT, 0644);
+    if (me.acks < 0 || fd < 0 || ftruncate(fd, sizeof *me.status) != 0) {
+        perror("crash_child");
+        return 1;
+    }
+    me.status = mmap(NULL, sizeof *me.status, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (me.status == MAP_FAILED) {
+        perror("crash_child");
+        return 1;
+    }
+    me.status->started = me.status->completed = me.status->taken = 0;
+    memset(me.status->hits, 0, sizeof me.status->hits);
+    return run(&err) ? levee_print_error(stderr, &err) : 0;
+}

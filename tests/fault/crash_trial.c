@@ -1,0 +1,437 @@
+#include "tests/fault/crash_trial.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <check.h>
+
+#define SEGMENT_HEADERS 8192
+
+static const char *scratch(void)
+{
+    const char *dir = getenv("TMPDIR");
+
+    return dir && *dir ? dir : "/tmp";
+}
+
+static const char *child_program(void)
+{
+    static char path[512];
+    const char *build = getenv("BUILD");
+
+    (void)snprintf(path, sizeof path, "%s/tests/fault/crash_child",
+                   build && *build ? build : "build/release");
+    return path;
+}
+
+void trial_open(struct trial *t, uint64_t seed)
+{
+    sigset_t chld;
+
+    *t = (struct trial){.seed = seed};
+    (void)snprintf(t->root, sizeof t->root, "%s/levee-crash-XXXXXX", scratch());
+    ck_assert_ptr_nonnull(mkdtemp(t->root));
+    (void)snprintf(t->dir, sizeof t->dir, "%s/state", t->root);
+    (void)snprintf(t->out, sizeof t->out, "%s/out", t->root);
+    (void)snprintf(t->taken, sizeof t->taken, "%s/taken", t->root);
+    (void)snprintf(t->acks, sizeof t->acks, "%s/acks", t->root);
+    (void)snprintf(t->status_path, sizeof t->status_path, "%s/status", t->root);
+    (void)snprintf(t->log, sizeof t->log, "%s/log", t->root);
+    ck_assert_int_eq(mkdir(t->taken, 0755), 0);
+    int fd = open(t->status_path, O_RDWR | O_CREAT, 0644);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(ftruncate(fd, sizeof *t->status), 0);
+    t->status = mmap(NULL, sizeof *t->status, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ck_assert_ptr_ne(t->status, MAP_FAILED);
+    close(fd);
+    /* Waited for with a deadline: blocked, or its arrival could be missed. */
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    ck_assert_int_eq(sigprocmask(SIG_BLOCK, &chld, NULL), 0);
+}
+
+void trial_close(struct trial *t)
+{
+    char command[400];
+
+    (void)munmap(t->status, sizeof *t->status);
+    (void)snprintf(command, sizeof command, "rm -rf '%s'", t->root);
+    ck_assert_int_eq(system(command), 0);
+}
+
+static bool broken(struct trial *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static bool broken(struct trial *t, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    (void)vsnprintf(t->why, sizeof t->why, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+/* ---- lives ---- */
+
+pid_t trial_spawn(struct trial *t, const struct trial_life *life)
+{
+    char seed[24], records[24], hit[24];
+    const char *args[16] = {child_program(), t->dir, t->out, t->acks,
+                            t->status_path,  seed,   records};
+    int n = 7;
+
+    (void)snprintf(seed, sizeof seed, "%" PRIu64, t->seed);
+    (void)snprintf(records, sizeof records, "%" PRIu64, life->records);
+    (void)snprintf(hit, sizeof hit, "%" PRIu64, life->hit);
+    if (life->point) {
+        args[n++] = "--point";
+        args[n++] = life->point;
+        args[n++] = hit;
+    }
+    if (life->idle) {
+        args[n++] = "--idle";
+    }
+    if (life->forever) {
+        args[n++] = "--forever";
+    }
+    __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        sigset_t none;
+        int log = open(t->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+        sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        (void)dup2(log, STDOUT_FILENO);
+        (void)dup2(log, STDERR_FILENO);
+        close(log);
+        /* execv promises not to write to its arguments; its type is older than const. */
+        execv(args[0], (char *const *)(uintptr_t)args);
+        _exit(127);
+    }
+    return pid;
+}
+
+int trial_wait(struct trial *t, pid_t pid, int timeout_ms)
+{
+    struct timespec now, end;
+    sigset_t chld;
+    int status;
+
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += timeout_ms / 1000;
+    end.tv_nsec += timeout_ms % 1000 * 1000000;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        int64_t left = (end.tv_sec - now.tv_sec) * 1000000000 + end.tv_nsec - now.tv_nsec;
+        if (left <= 0) {
+            (void)kill(pid, SIGKILL);
+            (void)waitpid(pid, &status, 0);
+            return TRIAL_TOO_LATE;
+        }
+        struct timespec wait = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+        (void)sigtimedwait(&chld, NULL, &wait);
+    }
+    (void)t;
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? TRIAL_KILLED
+           : WIFSIGNALED(status)                              ? 1000 + WTERMSIG(status)
+                                                              : WEXITSTATUS(status);
+}
+
+int trial_run(struct trial *t, const struct trial_life *life)
+{
+    return trial_wait(t, trial_spawn(t, life), TRIAL_PATIENCE_MS);
+}
+
+const char *trial_said(const struct trial *t)
+{
+    static char text[1024];
+    FILE *f = fopen(t->log, "r");
+    size_t n = 0;
+
+    if (f) {
+        if (fseek(f, -(long)(sizeof text - 1), SEEK_END) != 0) {
+            rewind(f);
+        }
+        n = fread(text, 1, sizeof text - 1, f);
+        fclose(f);
+    }
+    text[n] = '\0';
+    return text;
+}
+
+/* ---- the oracle ---- */
+
+/* The sender's side: what was acknowledged is durable ever after. */
+static bool acks_hold(struct trial *t)
+{
+    FILE *f = fopen(t->acks, "r");
+    char word[16];
+    uint64_t n, acked = 0, highest = 0;
+
+    while (f && fscanf(f, "%15s %" SCNu64, word, &n) == 2) {
+        if (strcmp(word, "resume") == 0 && n < acked) {
+            fclose(f);
+            return broken(t, "record %" PRIu64 " was acknowledged, a later life knows %" PRIu64,
+                          acked, n);
+        }
+        acked = n > acked ? n : acked;
+        highest = acked;
+    }
+    if (f) {
+        fclose(f);
+    }
+    t->acked = highest;
+    t->appended = t->status->appended > t->appended ? t->status->appended : t->appended;
+    if (highest > t->appended) {
+        return broken(t, "%" PRIu64 " acknowledged, %" PRIu64 " sent", highest, t->appended);
+    }
+    return true;
+}
+
+struct batch_file {
+    int64_t totals[JOB_KEYS];
+    bool present[JOB_KEYS];
+    uint64_t all;
+};
+
+static bool read_file(struct trial *t, const char *path, struct batch_file *b)
+{
+    FILE *f = fopen(path, "r");
+    char word[32];
+    long long total;
+    unsigned key;
+    int n = f ? 2 : 0;
+
+    *b = (struct batch_file){.all = 0};
+    while (f && (n = fscanf(f, "%31[^\t]\t%lld\n", word, &total)) == 2) {
+        if (strcmp(word, JOB_ALL) == 0 && b->all == 0) {
+            b->all = (uint64_t)total;
+        } else if (sscanf(word, "key-%u", &key) == 1 && key < JOB_KEYS && !b->present[key]) {
+            b->totals[key] = total;
+            b->present[key] = true;
+        } else {
+            n = 0;
+            break;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return n == EOF && b->all > 0 ? true : broken(t, "%s is not a batch file of ours", path);
+}
+
+/* Folds the records that the file says it has added, and compares. */
+static bool judge_file(struct trial *t, const char *path, uint64_t id)
+{
+    struct batch_file b;
+    bool touched[JOB_KEYS] = {false};
+
+    if (id <= t->last_batch) {
+        return broken(t, "batch %" PRIu64 " comes after batch %" PRIu64, id, t->last_batch);
+    }
+    if (!read_file(t, path, &b)) {
+        return false;
+    }
+    if (b.all <= t->records || b.all > t->appended) {
+        return broken(t,
+                      "batch %" PRIu64 ": %" PRIu64 " records counted, %" PRIu64
+                      " before it, %" PRIu64 " sent",
+                      id, b.all, t->records, t->appended);
+    }
+    for (uint64_t i = t->records + 1; i <= b.all; i++) {
+        struct job_record r = job_record(t->seed, i);
+        t->totals[r.key] += r.value;
+        touched[r.key] = true;
+    }
+    for (unsigned k = 0; k < JOB_KEYS; k++) {
+        if (touched[k] != b.present[k] || (touched[k] && t->totals[k] != b.totals[k])) {
+            return broken(t,
+                          "batch %" PRIu64 ", records %" PRIu64 " to %" PRIu64
+                          ": key %u has %lld%s, should have %lld%s",
+                          id, t->records + 1, b.all, k, (long long)b.totals[k],
+                          b.present[k] ? "" : " (absent)", (long long)t->totals[k],
+                          touched[k] ? "" : " (untouched)");
+        }
+    }
+    t->records = b.all;
+    t->last_batch = id;
+    return true;
+}
+
+static int is_batch(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return strncmp(e->d_name, "batch-", 6) == 0 && n > 4 && strcmp(e->d_name + n - 4, ".txt") == 0;
+}
+
+bool trial_fine(struct trial *t)
+{
+    struct dirent **names = NULL;
+    int n = scandir(t->out, &names, is_batch, alphasort);
+    bool fine = acks_hold(t);
+
+    for (int i = 0; i < n; i++) {
+        char from[600], to[600];
+        (void)snprintf(from, sizeof from, "%s/%s", t->out, names[i]->d_name);
+        (void)snprintf(to, sizeof to, "%s/%s", t->taken, names[i]->d_name);
+        if (fine && access(to, F_OK) == 0) {
+            fine = broken(t, "%s is published a second time", names[i]->d_name);
+        }
+        fine = fine && judge_file(t, from, strtoull(names[i]->d_name + 6, NULL, 10));
+        if (fine && rename(from, to) != 0) {
+            fine = broken(t, "cannot move %s: %s", from, strerror(errno));
+        }
+        free(names[i]);
+    }
+    free(names);
+    return fine;
+}
+
+bool trial_finish(struct trial *t, uint64_t more)
+{
+    if (!trial_fine(t)) {
+        return false;
+    }
+    uint64_t records = t->appended + more;
+    int code = trial_run(t, &(struct trial_life){.records = records});
+    if (code != 0) {
+        return broken(t, "the last life ended with %d: %s", code, trial_said(t));
+    }
+    if (!trial_fine(t)) {
+        return false;
+    }
+    if (t->records != records) {
+        return broken(t, "%" PRIu64 " records sent, %" PRIu64 " counted", records, t->records);
+    }
+    return true;
+}
+
+/* ---- damage and size ---- */
+
+static int is_segment(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return n > 4 && strcmp(e->d_name + n - 4, ".seg") == 0;
+}
+
+static int is_checkpoint(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return n > 5 && strcmp(e->d_name + n - 5, ".ckpt") == 0;
+}
+
+/* End of what is not zero behind the headers; 0: nothing. */
+static off_t end_of_data(int fd)
+{
+    uint8_t block[4096];
+    off_t end = 0;
+
+    for (off_t at = SEGMENT_HEADERS; pread(fd, block, sizeof block, at) == sizeof block;
+         at += (off_t)sizeof block) {
+        for (size_t i = 0; i < sizeof block; i++) {
+            if (block[i]) {
+                end = at + (off_t)sizeof block;
+                break;
+            }
+        }
+    }
+    return end;
+}
+
+void trial_tear_tail(struct trial *t)
+{
+    struct dirent **names = NULL;
+    char path[600];
+    bool torn = false;
+
+    (void)snprintf(path, sizeof path, "%s/wal", t->dir);
+    int n = scandir(path, &names, is_segment, alphasort);
+    for (int i = n - 1; i >= 0; i--) {
+        (void)snprintf(path, sizeof path, "%s/wal/%s", t->dir, names[i]->d_name);
+        int fd = torn ? -1 : open(path, O_RDWR);
+        off_t end = fd < 0 ? 0 : end_of_data(fd);
+        if (end > 0) {
+            ck_assert_int_eq(pwrite(fd, "torn, torn, torn", 16, end), 16);
+            torn = true;
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+        free(names[i]);
+    }
+    free(names);
+    ck_assert_msg(torn, "no segment with data in %s", t->dir);
+}
+
+bool trial_flip_checkpoint(struct trial *t)
+{
+    struct dirent **names = NULL;
+    char path[600];
+    uint8_t byte;
+
+    (void)snprintf(path, sizeof path, "%s/checkpoint", t->dir);
+    int n = scandir(path, &names, is_checkpoint, alphasort);
+    if (n > 0) {
+        (void)snprintf(path, sizeof path, "%s/checkpoint/%s", t->dir, names[n - 1]->d_name);
+        int fd = open(path, O_RDWR);
+        ck_assert_int_eq(pread(fd, &byte, 1, 5000), 1);
+        byte ^= 0x10;
+        ck_assert_int_eq(pwrite(fd, &byte, 1, 5000), 1);
+        close(fd);
+    }
+    for (int i = 0; i < n; i++) {
+        free(names[i]);
+    }
+    free(names);
+    return n > 0;
+}
+
+static void add_folder(const char *path, size_t *files, uint64_t *bytes)
+{
+    DIR *d = opendir(path);
+
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        char name[1024];
+        struct stat st;
+        if (e->d_name[0] == '.') {
+            continue;
+        }
+        (void)snprintf(name, sizeof name, "%s/%s", path, e->d_name);
+        if (stat(name, &st) != 0) {
+            continue;
+        }
+        if (S_ISDIR(st.st_mode)) {
+            add_folder(name, files, bytes);
+        } else {
+            ++*files;
+            *bytes += (uint64_t)st.st_size;
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+}
+
+void trial_size(const struct trial *t, size_t *ret_files, uint64_t *ret_bytes)
+{
+    *ret_files = 0;
+    *ret_bytes = 0;
+    add_folder(t->dir, ret_files, ret_bytes);
+}
