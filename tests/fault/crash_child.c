@@ -25,12 +25,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
-#define SETS_IN_FLIGHT 2
-#define QUIET_EVERY    8 /* sets */
-#define RESENT         5
-#define PENDING_MAX    1024
+#define SETS_IN_FLIGHT  2
+#define QUIET_EVERY     8 /* sets */
+#define SEAL_PATIENCE_S 3
+#define RESENT          5
+#define PENDING_MAX     1024
 
 static struct {
     const char *directory, *out, *point;
@@ -249,12 +251,16 @@ static bool wait_for_batches(uint64_t sent_here)
     return goes_on;
 }
 
+/* In a segment without room the log cannot seal itself: after a while more is sent. */
 static bool wait_for_seal(void)
 {
+    struct timespec end;
+
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += SEAL_PATIENCE_S;
     pthread_mutex_lock(&me.mutex);
     me.sealed = false;
-    while (!me.stopped && !me.sealed) {
-        pthread_cond_wait(&me.changed, &me.mutex);
+    while (!me.stopped && !me.sealed && pthread_cond_timedwait(&me.changed, &me.mutex, &end) == 0) {
     }
     bool goes_on = !me.stopped;
     pthread_mutex_unlock(&me.mutex);
