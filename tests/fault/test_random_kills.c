@@ -14,12 +14,15 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-#define FILES_MAX     48 /* lock, format, segments and spares, 23 versions at most, ledger */
-#define BYTES_MAX     (8u << 20) /* of 64 KiB segments and small checkpoints */
-#define LOOK_NS       100000     /* between two looks whether the child is ready */
+/* Segments of the log beyond what two disjoint chains of checkpoints reach (folds that kills
+ * interrupt hold it up), 23 versions at most, a few single files. */
+#define FILES_MAX     160
+#define BYTES_MAX     (12u << 20)
+#define LOOK_NS       100000 /* between two looks whether the child is ready */
 #define UPTIME_MAX_US 50000
 
 static uint64_t number_from(const char *name, uint64_t otherwise)
@@ -66,12 +69,19 @@ static void kill_and_judge(struct trial *t, pid_t pid, uint64_t cycle)
     ck_assert_msg(trial_fine(t), "cycle %" PRIu64 ", seed %" PRIu64 ": %s", cycle, t->seed, t->why);
 }
 
+static struct {
+    size_t files;
+    uint64_t bytes;
+} most;
+
 static void does_not_grow(struct trial *t, uint64_t cycle)
 {
     size_t files;
     uint64_t bytes;
 
     trial_size(t, &files, &bytes);
+    most.files = files > most.files ? files : most.files;
+    most.bytes = bytes > most.bytes ? bytes : most.bytes;
     ck_assert_msg(files <= FILES_MAX, "cycle %" PRIu64 ": %zu files in %s", cycle, files, t->dir);
     ck_assert_msg(bytes <= BYTES_MAX, "cycle %" PRIu64 ": %" PRIu64 " bytes in %s", cycle, bytes,
                   t->dir);
@@ -98,8 +108,10 @@ START_TEST(kills_at_random_lose_and_repeat_nothing)
     }
     ck_assert_msg(trial_finish(&t, JOB_SET), "seed %" PRIu64 ": %s", seed, t.why);
     printf("kills %" PRIu64 ", of them between first receive and last commit %" PRIu64
-           " (%.0f %%), records %" PRIu64 ", batches %" PRIu64 "\n",
-           kills, in_flight, 100.0 * (double)in_flight / (double)kills, t.records, t.last_batch);
+           " (%.0f %%), records %" PRIu64 ", batches %" PRIu64 ", at most %zu files, %" PRIu64
+           " bytes\n",
+           kills, in_flight, 100.0 * (double)in_flight / (double)kills, t.records, t.last_batch,
+           most.files, most.bytes);
     ck_assert_uint_ge(in_flight * 100, kills * 80);
     trial_close(&t);
 }
@@ -126,8 +138,9 @@ START_TEST(f21_a_crash_loop_makes_progress_and_grows_nothing)
         does_not_grow(&t, i);
     }
     ck_assert_msg(trial_finish(&t, JOB_SET), "seed %" PRIu64 ": %s", seed, t.why);
-    printf("crash loop of %" PRIu64 " lives of 1 to 50 ms: %" PRIu64 " published a batch\n", kills,
-           progress);
+    printf("crash loop of %" PRIu64 " lives of 1 to 50 ms: %" PRIu64
+           " published a batch; at most %zu files, %" PRIu64 " bytes\n",
+           kills, progress, most.files, most.bytes);
     ck_assert_uint_gt(progress, 0);
     trial_close(&t);
 }
