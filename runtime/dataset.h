@@ -1,4 +1,4 @@
-/* A data set as foreach_batch sees it: the public face of struct rt_dataset. */
+/* A batch's data set as foreach_batch sees it: the public face of struct rt_dataset. */
 #ifndef LEVEE_RT_DATASET_H
 #define LEVEE_RT_DATASET_H
 

@@ -1,59 +1,91 @@
 /*
- * Executing a unit: its head's records are pushed down the tree of steps, a vector at a time.
- * Everything a unit makes lies in its arena; its ports are its worker's and empty between units.
- * Nothing here depends on which worker runs a unit, or when.
+ * Running a unit: its head's records are pushed down the tree of steps, a vector at a time.
+ *
+ * A narrow operator emits into its port; when the port holds about a vector, it is handed on and
+ * emptied. An operator that only rewrites changes the vector it is given where it lies, unless
+ * somebody else reads it too: then it gets a copy in its port. Ends copy: sinks into the batch's
+ * outputs, keyed ends into inboxes. Between units every port is empty.
  */
 #include "runtime/exec.h"
+
+int rt_worker_nomem(struct rt_worker *w)
+{
+    w->share->code = err_nomem(&w->share->err, 0);
+    return w->share->code;
+}
 
 static int take_output(struct rt_worker *w, const struct rt_step *s, const struct levee_record *in,
                        size_t n)
 {
-    struct rt_records *part =
-        &w->run->outputs[s->node->ordinal].parts[w->unit->partition + s->offset];
+    struct rt_dataset *data = &w->run->outputs[s->node->ordinal];
+    struct rt_records *part = &data->parts[w->unit->partition + s->offset];
+    void *items = part->items;
 
-    if (!mem_grow((void **)&part->items, &part->cap, part->count + n, sizeof *part->items)) {
+    if (!mem_grow(&items, &part->cap, part->count + n, sizeof *part->items)) {
         return rt_worker_nomem(w);
     }
+    part->items = items;
     memcpy(part->items + part->count, in, n * sizeof *in);
     part->count += n;
     return LEVEE_OK;
 }
 
-static struct rt_port *port_of(struct rt_worker *w, uint32_t step)
+static int push_children(struct rt_worker *w, const struct rt_step *s, struct levee_record *io,
+                         size_t n)
 {
-    return &w->ports[w->unit->head - w->engine->heads][step];
-}
-
-int rt_push(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
-{
-    const struct rt_step *s = &w->unit->head->steps[step];
-    struct rt_port *port = port_of(w, step);
     int code = LEVEE_OK;
 
-    if (n == 0) {
-        return LEVEE_OK;
+    for (uint32_t i = 0; i < s->child_count && code == LEVEE_OK; i++) {
+        code = rt_push(w, s->children[i], io, n);
     }
-    if (s->node->kind == RT_SINK) {
-        return take_output(w, s, in, n);
-    }
-    if (s->node->kind == RT_KEYED && step > 0) {
-        return rt_keyed_take(w, s, port, in, n);
-    }
-    if (step == 0 ||
-        !s->node->op->narrow) { /* a head's own output, or a union: handed on as it is */
-        for (uint32_t i = 0; i < s->child_count && code == LEVEE_OK; i++) {
-            code = rt_push(w, s->children[i], in, n);
+    return code;
+}
+
+static int rewrite(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n)
+{
+    const struct rt_step *s = &w->unit->head->steps[step];
+    struct levee_output *out = &rt_port_of(w, step)->out;
+
+    if (!s->owns_input) {
+        void *items = out->items;
+        if (!mem_grow(&items, &out->cap, n, sizeof *out->items)) {
+            return rt_worker_nomem(w);
         }
-        return code;
+        out->items = items;
+        memcpy(out->items, io, n * sizeof *io);
+        io = out->items;
     }
-    uint64_t index = port->seen;
-    port->seen += n;
-    for (size_t at = 0; at < n && code == LEVEE_OK; at += RT_VECTOR) {
-        size_t some = n - at < RT_VECTOR ? n - at : RT_VECTOR;
-        struct rt_call call = {w, s->node, w->unit->partition + s->offset, &port->out};
-        code = s->node->op->narrow(&call, in + at, some, index + at);
+    s->node->op->rewrite(s->node, io, n);
+    return push_children(w, s, io, n);
+}
+
+/* Vectors get narrower for operators that multiply records, so that what they emit stays in cache.
+ */
+static void adapt_width(struct rt_port *port, size_t emitted)
+{
+    if (emitted > 2u * RT_VECTOR && port->width > 4) {
+        port->width /= 2;
+    } else if (emitted < RT_VECTOR / 2 && port->width < RT_VECTOR) {
+        port->width *= 2;
+    }
+}
+
+static int run_narrow(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    struct rt_port *port = rt_port_of(w, step);
+    struct rt_call call = rt_call_at(w, step, 0);
+    int code = LEVEE_OK;
+
+    for (size_t at = 0, some; at < n && code == LEVEE_OK; at += some) {
+        size_t before = port->out.count;
+        some = n - at < port->width ? n - at : port->width;
+        code = call.node->op->narrow(&call, in + at, some, port->seen);
+        port->seen += some;
         if (code == LEVEE_OK && port->out.failed) {
             code = rt_worker_nomem(w);
+        }
+        if (some == port->width) {
+            adapt_width(port, port->out.count - before);
         }
         if (code == LEVEE_OK && port->out.count >= RT_VECTOR) {
             code = rt_flush(w, step);
@@ -62,37 +94,75 @@ int rt_push(struct rt_worker *w, uint32_t step, const struct levee_record *in, s
     return code;
 }
 
-int rt_flush(struct rt_worker *w, uint32_t step)
+int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n)
 {
     const struct rt_step *s = &w->unit->head->steps[step];
-    struct levee_output *out = &port_of(w, step)->out;
-    int code = LEVEE_OK;
+    int code;
 
-    for (uint32_t i = 0; i < s->child_count && code == LEVEE_OK; i++) {
-        code = rt_push(w, s->children[i], out->items, out->count);
+    if (n == 0) {
+        code = LEVEE_OK;
+    } else if (s->node->kind == RT_SINK) {
+        code = take_output(w, s, io, n);
+    } else if (s->node->kind == RT_KEYED && step > 0) {
+        code = s->combine ? rt_combine_take(w, step, io, n) : rt_keyed_take(w, step, io, n);
+    } else if (step > 0 && s->node->op->rewrite) {
+        code = rewrite(w, step, io, n);
+    } else if (step > 0 && s->node->op->narrow) {
+        code = run_narrow(w, step, io, n);
+    } else {
+        code = push_children(w, s, io, n); /* a head's own output, or a union */
     }
+    return code;
+}
+
+int rt_flush(struct rt_worker *w, uint32_t step)
+{
+    struct levee_output *out = &rt_port_of(w, step)->out;
+    int code = push_children(w, &w->unit->head->steps[step], out->items, out->count);
+
     out->count = 0;
     return code;
 }
 
+/* A block was verified by hash when it was read, so a record that does not parse is our own bug or
+ * bad memory: either way the batch must not go on without it. */
+static int cut_short(struct rt_worker *w, const struct rt_block *b, uint32_t read)
+{
+    struct rt_share *share = w->share;
+
+    share->code = err_set(&share->err, LEVEE_EWAL_CORRUPT, "a block of source %s does not parse",
+                          w->unit->head->node->uid);
+    err_where(&share->err, "log position %llu", (unsigned long long)b->lsn);
+    err_expected(&share->err, "%u records", b->count);
+    err_found(&share->err, "%u", read);
+    return share->code;
+}
+
 static int run_source(struct rt_worker *w)
 {
-    const struct rt_input *in = &w->run->compute->inputs[w->unit->head->node->ordinal];
+    const struct rt_head *h = w->unit->head;
+    const struct rt_input *in = &w->run->compute->inputs[h->node->ordinal];
     struct levee_record vector[RT_VECTOR];
     size_t n = 0;
     int code = LEVEE_OK;
 
     for (size_t b = 0; b < in->count && code == LEVEE_OK; b++) {
+        const struct rt_block *block = in->blocks[b];
         struct rt_block_cursor c;
-        if (in->blocks[b]->partition % w->unit->head->partitions != w->unit->partition) {
+        uint32_t read = 0;
+        if (block->partition % h->partitions != w->unit->partition) {
             continue;
         }
-        rt_block_cursor_init(&c, in->blocks[b]);
+        rt_block_cursor_init(&c, block);
         while (code == LEVEE_OK && rt_block_next(&c, &vector[n])) {
+            read++;
             if (++n == RT_VECTOR) {
                 code = rt_push(w, 0, vector, n);
                 n = 0;
             }
+        }
+        if (code == LEVEE_OK && read != block->count) {
+            code = cut_short(w, block, read);
         }
     }
     return code ? code : rt_push(w, 0, vector, n);
@@ -103,19 +173,23 @@ static void reset_ports(struct rt_worker *w)
     const struct rt_head *h = w->unit->head;
 
     for (uint32_t i = 0; i < h->step_count; i++) {
-        struct rt_port *p = port_of(w, i);
-        p->seen = 0;
+        const struct rt_step *s = &h->steps[i];
+        struct rt_port *p = rt_port_of(w, i);
+        /* Where records are combined they are calls of the half before the exchange. */
+        uint32_t half = i > 0 && s->node->kind == RT_KEYED;
+        p->seen = p->combined_from = p->direct_until = 0;
+        p->width = RT_VECTOR;
+        p->may_decide = rt_call_decided(w, s->node, half, w->unit->partition + s->offset);
         p->out.count = 0;
         p->out.failed = false;
-        p->out.arena = w->arena;
+        p->out.arena = &w->share->arena;
         p->out.header = &w->run->compute->header;
         p->out.time_ms = 0;
-        p->combine.count = 0;
-        map_clear(&p->combine.map);
+        rt_keys_clear(&p->combined);
     }
 }
 
-/* What is still in ports, parents first (steps are in that order), then combines. */
+/* What is left in ports and combines; parents come before their children. */
 static int finish_tree(struct rt_worker *w)
 {
     const struct rt_head *h = w->unit->head;
@@ -123,28 +197,29 @@ static int finish_tree(struct rt_worker *w)
 
     for (uint32_t i = 0; i < h->step_count && code == LEVEE_OK; i++) {
         const struct rt_step *s = &h->steps[i];
-        if (s->node->kind == RT_KEYED && i > 0) {
-            code = rt_keyed_unit_end(w, s, port_of(w, i));
-        } else if (i > 0 && s->node->kind == RT_NARROW && s->node->op->narrow) {
+        if (i > 0 && s->combine) {
+            code = rt_combine_flush(w, i);
+        } else if (i == 0 || (s->node->kind == RT_NARROW && s->node->op->narrow)) {
             code = rt_flush(w, i);
-        } else if (i == 0 && h->node->kind == RT_KEYED) {
-            code = rt_flush(w, 0);
         }
     }
     return code;
 }
 
-/* Order of records counts, and so do absent keys and values. */
+/* Over key, value and time of every record in order. Lengths are part of each hash, and what is
+ * absent differs from what is empty. */
 static uint64_t digest_records(const struct rt_records *r)
 {
-    uint64_t h = 0x9ae16a3b2f90404full;
+    uint64_t h = 1;
 
     for (size_t i = 0; i < r->count; i++) {
         const struct levee_record *x = &r->items[i];
-        h = hash64(x->key.data, x->key.len, h + (x->key.data != NULL));
-        h = hash64(x->value.data, x->value.len, h + (x->value.data != NULL) + (uint64_t)x->time_ms);
+        uint64_t present = (x->key.data != NULL) | (uint64_t)(x->value.data != NULL) << 1;
+        uint64_t rest = (uint64_t)x->time_ms << 2 | present;
+        h = hash64(x->key.data, x->key.len, h + rest * 0x9e3779b97f4a7c15u);
+        h = hash64(x->value.data, x->value.len, h);
     }
-    return r->count ? h : 0;
+    return h;
 }
 
 static void digest_outputs(struct rt_worker *w)
@@ -153,18 +228,19 @@ static void digest_outputs(struct rt_worker *w)
 
     for (uint32_t i = 1; i < h->step_count; i++) {
         const struct rt_step *s = &h->steps[i];
+        uint32_t partition = w->unit->partition + s->offset;
         if (s->node->kind == RT_SINK) {
-            uint32_t p = w->unit->partition + s->offset, k = s->node->ordinal;
-            w->run->part_digests[k][p] = digest_records(&w->run->outputs[k].parts[p]);
+            uint32_t sink = s->node->ordinal;
+            w->run->part_digests[sink][partition] =
+                digest_records(&w->run->outputs[sink].parts[partition]);
         }
     }
 }
 
-int rt_unit_run(struct rt_worker *w)
+void rt_unit_run(struct rt_worker *w)
 {
     int code;
 
-    w->code = LEVEE_OK;
     reset_ports(w);
     code = w->unit->head->node->kind == RT_SOURCE ? run_source(w) : rt_keyed_run(w);
     if (code == LEVEE_OK) {
@@ -173,5 +249,39 @@ int rt_unit_run(struct rt_worker *w)
     if (code == LEVEE_OK) {
         digest_outputs(w);
     }
-    return code;
+    ASSERT(code == w->share->code);
+}
+
+/* ---- a worker's own memory ---- */
+
+int rt_worker_init(struct rt_worker *w, struct rt_engine *e, struct levee_error *err)
+{
+    w->engine = e;
+    w->ports = mem_zalloc((e->head_count + 1) * sizeof(struct rt_port *));
+    if (!w->ports) {
+        return err_nomem(err, e->head_count * sizeof(struct rt_port *));
+    }
+    for (size_t h = 0; h < e->head_count; h++) {
+        w->ports[h] = mem_zalloc(e->heads[h].step_count * sizeof **w->ports);
+        if (!w->ports[h]) {
+            return err_nomem(err, e->heads[h].step_count * sizeof **w->ports);
+        }
+    }
+    return LEVEE_OK;
+}
+
+void rt_worker_release(struct rt_worker *w)
+{
+    for (size_t h = 0; w->ports && h < w->engine->head_count; h++) {
+        for (uint32_t s = 0; w->ports[h] && s < w->engine->heads[h].step_count; s++) {
+            mem_free(w->ports[h][s].out.items);
+            rt_keys_release(&w->ports[h][s].combined);
+        }
+        mem_free(w->ports[h]);
+    }
+    mem_free(w->ports);
+    mem_free(w->values);
+    buf_release(&w->state.large);
+    buf_release(&w->before);
+    rt_groups_release(&w->groups);
 }

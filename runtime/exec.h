@@ -1,108 +1,123 @@
 /*
- * Private to the engine: the plan (steps) and what runs it.
+ * Private to the engine: the plan, a batch's memory, the workers.
  *
- * A *head* is a source or a keyed node; from it a tree of *steps* leads through narrow nodes and
- * unions to ends: sinks and the inboxes of keyed nodes. A *unit* is one partition of one head: it
- * pushes its records down the whole tree, vector by vector, on one worker. Heads of one *level* run
- * together; a keyed node's level is above all that feed it, so a level begins when its inboxes are
- * complete.
+ * A *head* is a source or a keyed node. From it a tree of *steps* leads through narrow nodes and
+ * unions to ends: sinks, and the inboxes of keyed nodes. A *unit* is one partition of one head: on
+ * one worker it pushes its records down the whole tree, a vector at a time. Heads of one *level*
+ * run together; a keyed node's level is above all that feed it, so when a level begins, its inboxes
+ * are complete.
+ *
+ *     lines ─▶ flat_map ─▶ map_to_i64 ─▶ │ reduce_by_key ─▶ │ update_state_by_key ─▶ sink
+ *     level 0: one unit per partition    │ level 1          │ level 2
+ *
+ * Whatever a unit writes is its own: its arena, its decisions, its cells of an inbox (row = its
+ * partition), its partitions of the outputs, its error. So nothing locks, and nothing depends on
+ * which worker runs a unit, or when.
  */
 #ifndef LEVEE_RT_EXEC_H
 #define LEVEE_RT_EXEC_H
 
-#include <pthread.h>
-#include <stdio.h>
-
 #include "runtime/operator.h"
 
-#define RT_VECTOR 256u
+/* ---- the plan (runtime/plan.c): made once, then only read ---- */
+
+/* Reducers so common that their adds are written into the loop. */
+enum rt_fast { RT_FAST_NONE = 0, RT_FAST_SUM, RT_FAST_COUNT };
 
 struct rt_step {
     const levee_stream *node;
-    uint32_t offset;    /* unit partition + offset = partition of this node (unions shift) */
-    uint32_t *children; /* indices of steps */
+    uint32_t offset;    /* unit's partition + offset = partition of this node (row of an inbox) */
+    uint32_t *children; /* indices of steps, above this one's */
     uint32_t child_count;
-    uint32_t index;
+    bool owns_input; /* nobody else reads the vectors it is given: it may change them */
+    uint32_t keyed;  /* an end: which inbox */
+    const struct levee_reducer *combine; /* an end: folded before the exchange; NULL: not */
+    enum rt_fast fast;
 };
 struct rt_head {
     const levee_stream *node;
-    uint32_t level, partitions;
-    uint32_t keyed;        /* index among keyed nodes */
-    struct rt_step *steps; /* steps[0] is the head's output */
-    uint32_t step_count, step_cap;
+    uint32_t index, level, partitions;
+    uint32_t keyed; /* which inbox is its own */
+    uint32_t rows;  /* partitions of all parents, side by side */
+    enum rt_fast fast;
+    bool always;            /* folds groups without items too */
     struct rt_table *table; /* NULL: no state */
-    uint32_t inbox_rows;    /* partitions of what feeds it */
-    bool always;            /* runs without input */
-};
-
-struct rt_items { /* a growing array of items of one (from, to) pair */
-    struct rt_item *items;
-    size_t count, cap;
-};
-struct rt_inbox {           /* of one keyed node */
-    struct rt_items *cells; /* row = partition of the input, column = own partition */
-    uint32_t rows, columns;
-};
-
-struct rt_combine_entry {
-    uint64_t hash;
-    struct levee_slice key;
-    uint64_t *acc;
-};
-struct rt_combine { /* one per keyed step with a map-side combine, of one worker; emptied after each
-                       unit */
-    struct map map;
-    struct rt_combine_entry *entries;
-    size_t count, cap;
-};
-struct rt_port { /* a step's place in a worker */
-    struct levee_output out;
-    uint64_t seen; /* records this step was given in this unit */
-    struct rt_combine combine;
+    struct rt_step *steps;  /* steps[0] is the head's own output */
+    uint32_t step_count;
+    size_t step_cap;
 };
 struct rt_unit {
     const struct rt_head *head;
     uint32_t partition;
 };
-struct rt_run { /* one batch's memory; recycled */
-    struct rt_run *next;
-    struct rt_compute *compute;
-    struct arena *arenas; /* one per unit */
-    struct rt_unit *units;
-    size_t unit_count;
-    struct rt_inbox *inboxes;
-    struct rt_dataset *outputs;
-    uint64_t **part_digests; /* per sink, per partition */
-    uint64_t *digests, *output_records;
+
+/* ---- a batch's memory (runtime/run.c), recycled when its compute is released ---- */
+
+struct rt_items {
+    struct rt_item *items;
+    size_t count, cap;
+};
+/* Of one keyed node. Items are dealt to key groups, not to partitions: a unit then folds one group
+ * after the other, and what it works with stays in cache. */
+struct rt_inbox {
+    struct rt_items *cells; /* [row * columns + key group] */
+    uint32_t rows, columns; /* columns: RT_KEY_GROUPS, or 1 if all goes to one */
+};
+struct rt_share { /* what one unit leaves behind */
+    struct arena arena;
     struct rt_decision *decisions;
     size_t decision_count, decision_cap;
-    pthread_mutex_t mutex; /* decisions and the first error */
     int code;
     struct levee_error err;
-    uint64_t
-        error_rank; /* the error of the lowest unit counts: the same for any number of workers */
+};
+struct rt_run {
+    struct rt_run *next; /* in the engine's free list */
+    struct rt_compute *compute;
+    struct rt_share *shares;    /* one per unit */
+    struct rt_inbox *inboxes;   /* one per keyed node */
+    struct rt_dataset *outputs; /* one per sink, as are the next three */
+    uint64_t **part_digests;
+    uint64_t *digests, *output_records;
+    struct rt_decision *decisions; /* all shares', sorted */
+    size_t decision_cap;
     uint32_t level;
-    size_t level_first, level_end; /* units of this level */
+    size_t level_end; /* of the units of this level */
     _Atomic size_t next_unit;
-    _Atomic size_t units_left;
-    _Atomic bool stop;
-    struct arena own; /* decisions' copies */
+    _Atomic uint32_t workers_left;
+};
+struct rt_run *rt_run_new(const struct rt_engine *e); /* NULL: no memory */
+void rt_run_free(const struct rt_engine *e, struct rt_run *r);
+/* Empties it; its memory stays. */
+void rt_run_reset(const struct rt_engine *e, struct rt_run *r);
+/* Fills in the compute's results. Errors: NOMEM. */
+int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_error *err);
+
+/* ---- workers ---- */
+
+struct rt_port { /* a step's place in a worker; empty between units */
+    struct levee_output out;
+    struct rt_keys combined; /* keyed ends: what was folded and not yet sent */
+    uint64_t seen;           /* records this step was given in this unit */
+    uint64_t combined_from;  /* `seen` when `combined` was last empty */
+    uint64_t direct_until;   /* `seen` up to which combining is not worth while */
+    size_t width;            /* of the vectors given to the operator, so that its output fits */
+    bool may_decide;         /* decisions of an earlier try name this node and partition */
 };
 struct rt_worker {
     struct rt_engine *engine;
     struct io_lane *lane;
     struct io_task task;
     struct rt_run *run;
-    struct rt_unit *unit;
-    struct arena *arena;
-    struct rt_port **ports; /* per head, per step */
+    const struct rt_unit *unit;
+    struct rt_share *share;
+    struct rt_port **ports; /* [head][step] */
     struct rt_groups groups;
     struct levee_state state;
     struct levee_slice *values;
     size_t values_cap;
-    int code;
-    struct levee_error err;
+    struct buf before; /* an accumulator as it was before a call */
 };
+
 struct rt_engine {
     struct rt_graph *graph;
     struct rt_engine_options opt;
@@ -112,27 +127,61 @@ struct rt_engine {
     struct rt_unit *units; /* in level order */
     size_t unit_count;
     size_t *level_starts; /* levels + 1 */
-    struct rt_worker *workers;
+    bool wants_empty;
     struct rt_table *tables;
     size_t table_count;
+    struct rt_worker *workers;
     struct rt_run *free_runs, *current;
-    struct io_task level_task;
-    bool wants_empty;
+    struct rt_compute *refused; /* there was no memory to begin it */
+    struct io_task loop_task;   /* a level is complete, or a compute was refused */
 };
 
 int rt_plan(struct rt_engine *e, struct levee_error *err);
 void rt_plan_release(struct rt_engine *e);
-/* Pushes n records into a step of the worker's current unit. */
-int rt_push(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
-/* Flushes what a step's port holds to its children. */
+
+/* ---- running a unit ---- */
+
+int rt_worker_init(struct rt_worker *w, struct rt_engine *e, struct levee_error *err);
+void rt_worker_release(struct rt_worker *w);
+static inline struct rt_port *rt_port_of(const struct rt_worker *w, uint32_t step)
+{
+    return &w->ports[w->unit->head->index][step];
+}
+/* A call at a step; half: see struct rt_call. */
+struct rt_call rt_call_at(struct rt_worker *w, uint32_t step, uint32_t half);
+/* Do decisions of an earlier try name this node, half and partition? (runtime/call.c) */
+bool rt_call_decided(const struct rt_worker *w, const levee_stream *node, uint32_t half,
+                     uint32_t partition);
+/* Gives n records to a step. They are changed if the step owns its input. */
+int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n);
+/* Hands what a step's port holds to its children. */
 int rt_flush(struct rt_worker *w, uint32_t step);
-int rt_unit_run(struct rt_worker *w);
-/* keyed.c */
-int rt_keyed_take(struct rt_worker *w, const struct rt_step *s, struct rt_port *port,
-                  const struct levee_record *in, size_t n);
-int rt_keyed_unit_end(struct rt_worker *w, const struct rt_step *s, struct rt_port *port);
-int rt_keyed_run(struct rt_worker *w);
-void rt_groups_release(struct rt_groups *g);
+/* Runs w->unit; the outcome is in w->share. */
+void rt_unit_run(struct rt_worker *w);
 int rt_worker_nomem(struct rt_worker *w);
+
+/* Keyed ends and heads (runtime/combine.c, runtime/keyed.c). */
+int rt_combine_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
+int rt_combine_flush(struct rt_worker *w, uint32_t step);
+int rt_keyed_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
+int rt_keyed_run(struct rt_worker *w);
+/* The cells of a unit's row in the inbox of a keyed end, and which of them a hash belongs to. */
+static inline struct rt_items *rt_row_of(struct rt_worker *w, const struct rt_step *s)
+{
+    struct rt_inbox *box = &w->run->inboxes[s->keyed];
+
+    return &box->cells[(size_t)(w->unit->partition + s->offset) * box->columns];
+}
+static inline uint32_t rt_column_of(const levee_stream *keyed, uint64_t hash)
+{
+    return keyed->op->to_one ? 0 : rt_group_of(hash);
+}
+bool rt_items_grow(struct rt_items *items);
+/* A place for one more; NULL: no memory. */
+static inline struct rt_item *rt_items_add(struct rt_items *i)
+{
+    return UNLIKELY(i->count == i->cap) && !rt_items_grow(i) ? NULL : &i->items[i->count++];
+}
+void rt_groups_release(struct rt_groups *g);
 
 #endif

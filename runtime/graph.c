@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #define DESCRIBE_VERSION 1u
+#define NODES_MAX        4096u /* records are pushed through chains of nodes by recursion */
 
 struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions)
 {
@@ -152,6 +153,10 @@ levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *na
         return rt_graph_fail(g, file, line, LEVEE_EGRAPH_FROZEN,
                              "%s: the graph is frozen after start", name);
     }
+    if (g->count >= NODES_MAX) {
+        return rt_graph_fail(g, file, line, LEVEE_EGRAPH, "%s: a graph has at most %u nodes", name,
+                             NODES_MAX);
+    }
     if (!parents_ok(g, name, parents, parent_count, file, line) ||
         (need_uid && !uid_ok(g, name, uid, file, line))) {
         return NULL;
@@ -184,41 +189,6 @@ fail:
     mem_free(copy);
     mem_free(n);
     return rt_graph_fail(g, file, line, LEVEE_ENOMEM, "%s", name);
-}
-
-levee_stream *rt_build(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
-                       const char *uid, void *data, uint32_t partitions, const char *file, int line)
-{
-    levee_stream *n =
-        s ? rt_graph_add(s->graph, kind, op->name, uid, op->stateful, &s, 1, file, line) : NULL;
-
-    if (!n) {
-        if (op->free_data && data) {
-            op->free_data(data);
-        }
-        return NULL;
-    }
-    n->op = op;
-    n->op_data = data;
-    n->partitions = partitions ? partitions : n->partitions;
-    return n;
-}
-
-levee_stream *rt_build_fn(levee_stream *s, const char *name, const struct rt_operator *op,
-                          const struct rt_fn_data *data, const char *file, int line)
-{
-    if (!s) {
-        return NULL;
-    }
-    if (!data->fn && !data->many) {
-        return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID, "%s: no function", name);
-    }
-    struct rt_fn_data *copy = mem_alloc(sizeof *copy);
-    if (!copy) {
-        return rt_graph_fail(s->graph, file, line, LEVEE_ENOMEM, "%s", name);
-    }
-    *copy = *data;
-    return rt_build(s, RT_NARROW, op, NULL, copy, 0, file, line);
 }
 
 /* ---- what is stored, and what it says of another graph ---- */

@@ -1,30 +1,41 @@
 /*
- * operator.h: what an operator is to the planner and the executor. A public builder fills one of
- * these two and nothing else, in one file under runtime/operators/.
+ * operator.h: what an operator is to the planner and the executor. A public builder lowers to one
+ * node that carries one struct rt_operator; each lives in one file under runtime/operators/, and
+ * nothing else knows of it.
  *
- *   narrow   a vector of records in, records out, partition by partition; fused with its neighbours
- *   keyed    records are dealt by key group (or all to one partition), grouped, and folded, with or
- * without state
+ *   narrow   a vector of records in, any number out, partition by partition; or, where it changes
+ *            records and neither adds nor drops any, `rewrite`: the vector is changed in place.
+ *            Chains of them are fused: a vector goes through the whole chain while it is in cache.
+ *   keyed    records of all parents are dealt to partitions (by key group, or all to one), grouped
+ *            by key and folded, with or without a state table. Several parents are several *sides*
+ *            (joins). A reducer that is named folds before the records travel.
+ *   neither  a union: the parents' partitions lie side by side, and the planner knows the rest.
  *
- * Union needs no code: its parents' partitions lie side by side.
+ * What an operator must keep to: no clock, no randomness, no state of its own between calls, and
+ * order: whatever it emits follows from (source partition, record) order alone.
  */
 #ifndef LEVEE_RT_OPERATOR_H
 #define LEVEE_RT_OPERATOR_H
 
 #include "runtime/engine.h"
+#include "runtime/keys.h"
 #include "runtime/state.h"
+
+#define RT_VECTOR         256u   /* records that travel together between narrow nodes */
+#define RT_PARTITIONS_MAX 65536u /* of one node; a union of unions could ask for any number */
 
 struct rt_worker;
 
-/* Where a call's emits go: one per step and worker. Emits of a failed call are undone by cutting
- * back to `mark`. */
+/* Where a call's emits go. One per step and worker; a failed call's emits are cut off again. */
 struct levee_output {
     struct levee_record *items;
     size_t count, cap;
     int64_t time_ms;     /* event time of what is emitted: the input record's */
     struct arena *arena; /* lives as long as the batch */
     const struct rt_header *header;
-    bool failed; /* no memory; sticky until the vector ends */
+    /* Sticky: memory ran out. Then the batch ends, whatever the function makes of it: a lack of
+     * memory must never become a dead letter, for the next try would decide otherwise. */
+    bool failed;
 };
 bool rt_output_grow(struct levee_output *out);
 static inline int rt_output_add(struct levee_output *out, struct levee_slice key,
@@ -36,84 +47,128 @@ static inline int rt_output_add(struct levee_output *out, struct levee_slice key
     out->items[out->count++] = (struct levee_record){key, value, out->time_ms};
     return LEVEE_OK;
 }
+/* arena_alloc that remembers a failure. */
+static inline void *rt_output_alloc(struct levee_output *out, size_t bytes)
+{
+    void *p = arena_alloc(out->arena, bytes);
 
-/* A user function under the rules of failure: retried, then stop or dead letter (runtime/call.c).
- */
+    out->failed = out->failed || !p;
+    return p;
+}
+
+/* ---- calling user code under the rules of failure (runtime/call.c) ---- */
+
+/* A place where user code is called: which node, for which partition, emitting where. */
 struct rt_call {
     struct rt_worker *worker;
     const levee_stream *node;
-    uint32_t partition;
+    uint32_t partition; /* of what is counted by the call's index */
+    uint64_t index;     /* of a fold: how many keys of the partition were folded */
     levee_output *out;
+    uint32_t step;   /* whose port `out` is; for rt_call_emitted */
+    uint32_t half;   /* of a keyed node: 1 while it combines before the exchange. Its records are
+                        counted apart from the keys that it folds */
+    bool may_decide; /* decisions of an earlier try exist: every call is looked up first */
 };
-/* What the caller tries; returns the function's code (negative: failed). Undoing emits is the
- * framework's. */
+/* What is tried; returns the function's code, negative: failed. */
 typedef int (*rt_try_fn)(void *arg);
-/* LEVEE_OK: done, or skipped by a decision (then *ret_skipped); else the batch ends with the
- * worker's error. `earlier`: what a first attempt returned (negative), 0: there was none. */
+/*
+ * Calls fn until it succeeds, at most retries + 1 times; emits of a failed try are undone, the rest
+ * (state, accumulators) is fn's own business: it starts over from what it was given. Then dead
+ * letter or end of the batch. LEVEE_OK: done, or skipped by a decision (*ret_skipped). `input`
+ * names the record that the decision is about.
+ */
 int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input,
-                    int earlier, rt_try_fn fn, void *arg, bool *ret_skipped);
+                    rt_try_fn fn, void *arg, bool *ret_skipped);
+/* One record function over a vector, under these rules. */
+typedef int (*rt_record_fn)(levee_output *out, const struct levee_record *in, void *arg);
+int rt_call_each(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
+                 rt_record_fn fn, void *arg);
+/* Hands on what a keyed node has emitted so far, once it makes a vector: after every key. */
+int rt_call_emitted(struct rt_call *c);
+/* The batch ends: no memory. Returns the code. */
+int rt_call_nomem(struct rt_call *c);
+/* A staging area of n slices, or an error's code. One at a time, until the next request. */
+int rt_call_values(struct rt_call *c, size_t n, struct levee_slice **ret);
+levee_state *rt_call_state(struct rt_call *c);
 
-/* A decision of an earlier try may concern this batch: calls go one by one. */
-bool rt_call_decided(const struct rt_call *c);
-/* Ends the batch with a function's code (NOMEM or FUNCTION), naming the node's line. Returns the
- * code. */
-int rt_call_failed(struct rt_call *c, int rc);
+/* ---- what a keyed node folds ---- */
 
-/* A keyed node's group: one key with its items in arrival order. */
+/* A record on its way to a keyed node, or what a combine made of several. */
 struct rt_item {
     uint64_t hash;
-    struct levee_record r; /* value: the record's, or an accumulator after a map-side combine */
-    uint32_t next;         /* next item of the same key, UINT32_MAX: last */
-};
-struct rt_key_group_entry { /* one distinct key of a unit */
-    uint64_t hash;
     struct levee_slice key;
-    uint32_t group, first, last, count;
+    union {
+        struct { /* a record; or, after a combine, the accumulator at value.data */
+            struct levee_slice value;
+            int64_t time_ms;
+        };
+        struct { /* a sum: all in here, so that nothing else is read when it is added up */
+            uint64_t head; /* rt_key_head(key) */
+            int64_t sum;
+        };
+    };
 };
+/*
+ * The keys of one key group in one batch, in first arrival: the order of folding and emitting,
+ * after that of the groups. Unless `summed`, the items of a key hang in arrival order from
+ * key.items.first by links[] (UINT32_MAX: last), and those of side s have indices in
+ * [side_starts[s], side_starts[s + 1]).
+ */
 struct rt_groups {
-    struct rt_item **items; /* by index */
-    size_t item_count, item_cap;
-    struct rt_key_group_entry *keys; /* first arrival; `order` sorts them by key group */
-    size_t key_count, key_cap;
-    uint32_t *order;
-    size_t order_cap;
-    struct map map;
+    struct rt_keys keys;
+    const struct rt_item **items;
+    uint32_t *links;
+    size_t item_count, item_cap, link_cap;
+    size_t *side_starts;
+    uint32_t group;
+    bool summed; /* the items were added up at once: key.sum is all there is */
+    bool to_one; /* all items have one key, the absent one */
 };
 
 struct rt_operator {
     const char *name;
-    /* narrow: n records of one partition; index of the first in the node's input of that partition.
-     */
+    /* Narrow: n <= RT_VECTOR records of one partition, `index` of the first in the node's input of
+     * that partition and batch. Emits to c->out. */
     int (*narrow)(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index);
-    /* keyed: */
-    bool to_one; /* one partition, one group, keys ignored */
-    const struct levee_reducer *(*combine)(
-        const levee_stream *node); /* map-side; NULL: items travel as they are */
-    int (*fold)(struct rt_call *c, struct rt_groups *g, struct rt_table *table);
-    bool (*every_batch)(const levee_stream *node); /* runs although there is no input; NULL: no */
-    /* State laid in place for keys never seen; NULL: none. */
+    /* Narrow: changes n records in place; cannot fail. */
+    void (*rewrite)(const levee_stream *node, struct levee_record *io, size_t n);
+    /* Keyed. */
+    bool to_one; /* all records to one partition and key group, keys are ignored */
+    const struct levee_reducer *(*combine)(const levee_stream *node); /* NULL: records travel */
+    /* One key group; called for those with items, or for all if every_batch says so. Counts its
+     * keys in c->index, and calls rt_call_emitted after each. */
+    int (*fold)(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
+    /* Does it fold groups without items? With state: then a batch is run even without input. NULL:
+     * no. */
+    bool (*every_batch)(const levee_stream *node);
+    /* State for keys never seen, laid in place in a table that no checkpoint holds. NULL: none. */
     int (*initial)(const levee_stream *node, struct rt_table *table, struct levee_error *err);
-    void (*free_data)(void *data);
-    bool stateful;
+    void (*free_data)(void *data); /* op_data of the node */
+    bool stateful;                 /* needs a uid, owns a table */
 };
+extern const struct rt_operator rt_union_operator; /* the planner asks who it is */
 
-/* Builders: a narrow node with one user function. */
-struct rt_fn_data {
+/* ---- lowering: what the builders under operators/ share (runtime/lower.c) ---- */
+
+/* Adds the node; data (may be NULL) is the operator's from here on, also on failure. partitions 0:
+ * the parent's. */
+levee_stream *rt_lower(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
+                       const char *uid, void *data, uint32_t partitions, const char *file,
+                       int line);
+struct rt_fn_data { /* op_data of a node with one user function */
     levee_record_fn fn;
     levee_records_fn many;
     void *arg;
 };
-levee_stream *rt_build_fn(levee_stream *s, const char *name, const struct rt_operator *op,
+levee_stream *rt_lower_fn(levee_stream *s, const struct rt_operator *op,
                           const struct rt_fn_data *data, const char *file, int line);
-levee_stream *rt_build(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
-                       const char *uid, void *data, uint32_t partitions, const char *file,
-                       int line);
-/* One record function over a vector, under the rules of failure; `after` sees each call's result
- * (filter, map_values). */
-int rt_each_record(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
-                   int (*one)(levee_output *out, const struct levee_record *in, void *arg),
-                   void *arg);
-
-extern const struct rt_operator rt_union_operator;
+/* Reducing nodes: op_data is a copy of the reducer. */
+levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
+                               const struct levee_reducer *r, uint32_t partitions, const char *file,
+                               int line);
+const struct levee_reducer *rt_reducer_of(const levee_stream *node);
+int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
+void rt_free_data(void *data); /* mem_free, as an operator's free_data */
 
 #endif

@@ -1,6 +1,9 @@
 /*
  * Planning: from the graph to heads, their trees of steps, levels and units. Done once, when a
  * context starts.
+ *
+ * A node that is reached on two ways (a stream united with itself) has a step on each: they stand
+ * for different partitions of it.
  */
 #include "runtime/exec.h"
 
@@ -9,28 +12,44 @@ static bool is_head(const levee_stream *n)
     return n->kind == RT_SOURCE || n->kind == RT_KEYED;
 }
 
+static enum rt_fast fast_of(const struct levee_reducer *r)
+{
+    enum rt_fast fast = RT_FAST_NONE;
+
+    if (r && r->size == 8 && r->merge == levee_sum_i64.merge && r->finish == levee_sum_i64.finish &&
+        r->create == r->add) {
+        fast = r->add == levee_sum_i64.add        ? RT_FAST_SUM
+               : r->add == levee_count_values.add ? RT_FAST_COUNT
+                                                  : RT_FAST_NONE;
+    }
+    return fast;
+}
+
+static const struct levee_reducer *combine_of(const levee_stream *n)
+{
+    return n->op->combine ? n->op->combine(n) : NULL;
+}
+
 static int add_step(struct rt_head *h, const levee_stream *node, uint32_t offset, uint32_t *ret,
                     struct levee_error *err)
 {
-    size_t cap = h->step_cap;
+    void *steps = h->steps;
 
-    if (!mem_grow((void **)&h->steps, &cap, (size_t)h->step_count + 1, sizeof *h->steps)) {
+    if (!mem_grow(&steps, &h->step_cap, (size_t)h->step_count + 1, sizeof *h->steps)) {
         return err_nomem(err, sizeof *h->steps);
     }
-    h->step_cap = (uint32_t)cap;
+    h->steps = steps;
     *ret = h->step_count;
-    h->steps[h->step_count] =
-        (struct rt_step){.node = node, .offset = offset, .index = h->step_count};
-    h->step_count++;
+    h->steps[h->step_count++] = (struct rt_step){.node = node, .offset = offset};
     return LEVEE_OK;
 }
 
-/* Partitions of a union's earlier parents lie before this one's. */
+/* Where several parents meet, the partitions of earlier ones lie before this one's. */
 static uint32_t shift_of(const levee_stream *child, size_t parent)
 {
     uint32_t shift = 0;
 
-    if (child->op == &rt_union_operator) {
+    if (child->op == &rt_union_operator || child->kind == RT_KEYED) {
         for (size_t i = 0; i < parent; i++) {
             shift += child->parents[i]->partitions;
         }
@@ -38,12 +57,28 @@ static uint32_t shift_of(const levee_stream *child, size_t parent)
     return shift;
 }
 
-/* The tree below step `at`, without recursion: steps are worked off in the order they were added.
- */
-static int grow_tree(struct rt_engine *e, struct rt_head *h, struct levee_error *err)
+static int add_child(struct rt_head *h, uint32_t at, const levee_stream *child, size_t parent,
+                     size_t *cap, struct levee_error *err)
 {
-    const struct rt_graph *g = e->graph;
+    uint32_t step = 0;
+    int code = add_step(h, child, h->steps[at].offset + shift_of(child, parent), &step, err);
 
+    if (code) {
+        return code;
+    }
+    struct rt_step *s = &h->steps[at];
+    void *children = s->children;
+    if (!mem_grow(&children, cap, s->child_count + 1u, sizeof *s->children)) {
+        return err_nomem(err, sizeof *s->children);
+    }
+    s->children = children;
+    s->children[s->child_count++] = step;
+    return LEVEE_OK;
+}
+
+/* The tree, without recursion: steps are worked off in the order they were added. */
+static int grow_tree(const struct rt_graph *g, struct rt_head *h, struct levee_error *err)
+{
     for (uint32_t at = 0; at < h->step_count; at++) {
         const levee_stream *node = h->steps[at].node;
         size_t cap = 0;
@@ -53,72 +88,101 @@ static int grow_tree(struct rt_engine *e, struct rt_head *h, struct levee_error 
         for (size_t i = node->id + 1u; i < g->count; i++) {
             const levee_stream *child = g->nodes[i];
             for (size_t p = 0; p < child->parent_count; p++) {
-                uint32_t step = 0;
                 if (child->parents[p] != node) {
                     continue;
                 }
-                int code = add_step(h, child, h->steps[at].offset + shift_of(child, p), &step, err);
-                struct rt_step *s = &h->steps[at];
-                if (code == LEVEE_OK &&
-                    !mem_grow((void **)&s->children, &cap, s->child_count + 1u, sizeof(uint32_t))) {
-                    code = err_nomem(err, sizeof(uint32_t));
-                }
+                int code = add_child(h, at, child, p, &cap, err);
                 if (code) {
                     return code;
                 }
-                s->children[s->child_count++] = step;
             }
         }
     }
     return LEVEE_OK;
 }
 
-/* Length of the longest chain of keyed nodes above a node. */
-static uint32_t level_of(const levee_stream *n)
+/* What the steps must know beyond their nodes. keyed_of: by node id. */
+static void finish_tree(struct rt_head *h, const uint32_t *keyed_of)
 {
-    uint32_t level = 0;
-
-    for (size_t i = 0; i < n->parent_count; i++) {
-        uint32_t l = level_of(n->parents[i]);
-        level = l > level ? l : level;
+    for (uint32_t at = 0; at < h->step_count; at++) {
+        struct rt_step *s = &h->steps[at];
+        bool hands_on = s->node->op == &rt_union_operator; /* what it was given, unchanged */
+        if (at == 0) {
+            s->owns_input = true;
+        } else if (s->node->kind == RT_KEYED) {
+            s->keyed = keyed_of[s->node->id];
+            s->combine = combine_of(s->node);
+            s->fast = fast_of(s->combine);
+        }
+        for (uint32_t i = 0; i < s->child_count; i++) {
+            h->steps[s->children[i]].owns_input =
+                s->child_count == 1 && (!hands_on || s->owns_input);
+        }
     }
-    return level + (n->kind == RT_KEYED);
 }
 
+static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level)
+{
+    struct rt_head *h = &e->heads[e->head_count];
+
+    *h = (struct rt_head){
+        .node = n, .index = (uint32_t)e->head_count++, .level = level, .partitions = n->partitions};
+    e->levels = level + 1 > e->levels ? level + 1 : e->levels;
+    if (n->kind != RT_KEYED) {
+        return;
+    }
+    h->keyed = e->keyed_count++;
+    h->fast = fast_of(combine_of(n));
+    for (size_t p = 0; p < n->parent_count; p++) {
+        h->rows += n->parents[p]->partitions;
+    }
+    if (n->op->stateful) {
+        h->table = &e->tables[e->table_count++];
+        rt_table_init(h->table, n);
+    }
+    h->always = n->op->every_batch && n->op->every_batch(n);
+    e->wants_empty = e->wants_empty || (h->always && n->op->stateful);
+}
+
+/* A node's level is the longest chain of keyed nodes that ends in it; parents come first. */
 static int make_heads(struct rt_engine *e, struct levee_error *err)
 {
     const struct rt_graph *g = e->graph;
+    uint32_t *levels = mem_zalloc((g->count + 1) * sizeof *levels);
+    uint32_t *keyed_of = mem_zalloc((g->count + 1) * sizeof *keyed_of);
+    int code = LEVEE_OK;
 
     e->heads = mem_zalloc((g->count + 1) * sizeof *e->heads);
     e->tables = mem_zalloc((g->count + 1) * sizeof *e->tables);
-    if (!e->heads || !e->tables) {
-        return err_nomem(err, g->count * sizeof *e->heads);
+    if (!levels || !keyed_of || !e->heads || !e->tables) {
+        code = err_nomem(err, g->count * sizeof *e->heads);
+        goto out;
     }
     for (size_t i = 0; i < g->count; i++) {
         const levee_stream *n = g->nodes[i];
-        uint32_t root = 0;
-        if (!is_head(n)) {
-            continue;
+        for (size_t p = 0; p < n->parent_count; p++) {
+            uint32_t above = levels[n->parents[p]->id];
+            levels[i] = above > levels[i] ? above : levels[i];
         }
-        struct rt_head *h = &e->heads[e->head_count++];
-        *h = (struct rt_head){.node = n, .level = level_of(n), .partitions = n->partitions};
-        e->levels = h->level + 1 > e->levels ? h->level + 1 : e->levels;
-        if (n->kind == RT_KEYED) {
-            h->keyed = e->keyed_count++;
-            h->inbox_rows = n->parents[0]->partitions;
-            h->always = n->op->every_batch && n->op->every_batch(n);
-            e->wants_empty = e->wants_empty || (n->op->stateful && h->always);
-            if (n->op->stateful) {
-                h->table = &e->tables[e->table_count++];
-                rt_table_init(h->table, n);
-            }
-        }
-        int code = add_step(h, n, 0, &root, err);
-        if (code || (code = grow_tree(e, h, err)) != LEVEE_OK) {
-            return code;
+        levels[i] += n->kind == RT_KEYED;
+        keyed_of[i] = e->keyed_count; /* its own, if it is keyed */
+        if (is_head(n)) {
+            make_head(e, n, levels[i]);
         }
     }
-    return LEVEE_OK;
+    for (size_t i = 0; i < e->head_count && code == LEVEE_OK; i++) {
+        struct rt_head *h = &e->heads[i];
+        uint32_t root = 0;
+        code = add_step(h, h->node, 0, &root, err);
+        code = code ? code : grow_tree(g, h, err);
+        if (code == LEVEE_OK) {
+            finish_tree(h, keyed_of);
+        }
+    }
+out:
+    mem_free(levels);
+    mem_free(keyed_of);
+    return code;
 }
 
 int rt_plan(struct rt_engine *e, struct levee_error *err)

@@ -198,38 +198,53 @@ const struct levee_reducer levee_avg_i64 = {
 const struct levee_reducer levee_avg_f64 = {
     1, sizeof(struct average), avg_f64_add, avg_f64_add, avg_merge, NULL, avg_finish, NULL};
 
-/* concat: the accumulator is a view of batch memory */
-static int concat_bytes(levee_output *out, void *acc, struct levee_slice more)
+/* concat: bytes in batch memory with room to grow, so that n values cost O(n). A retry starts from
+ * the accumulator as it was, whose length says how much of the bytes is its own. */
+struct concatenation {
+    uint8_t *bytes;
+    size_t len, cap;
+};
+static int concat_bytes(levee_output *out, void *acc, const uint8_t *more, size_t len)
 {
-    struct levee_slice *a = acc;
-    uint8_t *p = levee_alloc(out, a->len + more.len + 1);
+    struct concatenation *a = acc;
 
-    if (!p) {
-        return LEVEE_ENOMEM;
+    if (!a->bytes || a->cap - a->len < len) {
+        size_t cap = 2 * a->len + len;
+        uint8_t *bytes = levee_alloc(out, cap);
+        if (!bytes) {
+            return LEVEE_ENOMEM;
+        }
+        if (a->len) {
+            memcpy(bytes, a->bytes, a->len);
+        }
+        a->bytes = bytes;
+        a->cap = cap;
     }
-    if (a->len) {
-        memcpy(p, a->data, a->len);
+    if (len) {
+        memcpy(a->bytes + a->len, more, len);
     }
-    if (more.len) {
-        memcpy(p + a->len, more.data, more.len);
-    }
-    *a = slice_of(p, a->len + more.len);
+    a->len += len;
     return 0;
 }
 static int concat_add(levee_output *out, void *acc, struct levee_slice value, void *arg)
 {
     (void)arg;
-    return concat_bytes(out, acc, value);
+    return concat_bytes(out, acc, value.data, value.len);
 }
 static int concat_merge(levee_output *out, void *acc, const void *other, void *arg)
 {
+    const struct concatenation *o = other;
+
     (void)arg;
-    return concat_bytes(out, acc, *(const struct levee_slice *)other);
+    return concat_bytes(out, acc, o->bytes, o->len);
 }
 static int concat_finish(levee_output *out, struct levee_slice key, const void *acc, void *arg)
 {
+    const struct concatenation *a = acc;
+
     (void)arg;
-    return levee_emit(out, key, *(const struct levee_slice *)acc);
+    return levee_emit(out, key, slice_of(a->bytes, a->len));
 }
 const struct levee_reducer levee_concat = {
-    1, sizeof(struct levee_slice), concat_add, concat_add, concat_merge, NULL, concat_finish, NULL};
+    1,   sizeof(struct concatenation), concat_add, concat_add, concat_merge, NULL, concat_finish,
+    NULL};

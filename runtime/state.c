@@ -1,22 +1,33 @@
 /*
- * State tables. The digest of a table is the sum (mod 2^64) of a hash per entry, so it does not
- * depend on order; entries carry their last contribution, so gather and load keep it up to date at
- * the cost of the dirty entries. A removed key stays as a tombstone until it was gathered.
+ * State tables. A key's hash picks its group, the group's map finds the entry. A removed key stays
+ * as an entry that is not present until a gather has packed its removal; then its place is taken
+ * again by later keys.
+ *
+ * The digest of a table is the sum (mod 2^64) of one hash per entry, so it does not depend on
+ * order. Every entry carries what it contributed last, hence gather and load keep the sum up to
+ * date at the cost of the entries they touch.
+ *
+ * S1  Every dirty entry is in its group's dirty list once, and the list holds nothing else.
+ * S2  A call that finds no memory leaves the table as it was, apart from spare room.
  */
 #include "runtime/state.h"
+
+#include "runtime/keys.h"
+
+#define LARGE_STEP                                                                                 \
+    64u /* outside the entry values grow in such steps, to be overwritten in place                 \
+         */
 
 void rt_table_init(struct rt_table *t, const levee_stream *node)
 {
     *t = (struct rt_table){.id = node->table, .node = node};
 }
 
-static void free_entry(struct rt_entry *e)
+static void free_bytes(union rt_bytes *b, uint32_t len)
 {
-    if (e->value_len > RT_INLINE_VALUE) {
-        mem_free(e->value.large);
+    if (len > RT_INLINE) {
+        mem_free(b->large);
     }
-    mem_free(e->key);
-    *e = (struct rt_entry){0};
 }
 
 void rt_table_release(struct rt_table *t)
@@ -24,7 +35,8 @@ void rt_table_release(struct rt_table *t)
     for (size_t i = 0; i < RT_KEY_GROUPS; i++) {
         struct rt_state_group *g = &t->groups[i];
         for (uint32_t k = 0; k < g->count; k++) {
-            free_entry(&g->entries[k]);
+            free_bytes(&g->entries[k].key, g->entries[k].key_len);
+            free_bytes(&g->entries[k].value, g->entries[k].value_len);
         }
         map_release(&g->map);
         mem_free(g->entries);
@@ -34,19 +46,53 @@ void rt_table_release(struct rt_table *t)
     *t = (struct rt_table){0};
 }
 
-struct levee_slice rt_entry_value(const struct rt_entry *e)
+static uint64_t large_size(uint32_t len)
 {
-    return slice_of(e->value_len > RT_INLINE_VALUE ? e->value.large : e->value.small, e->value_len);
+    return len > RT_INLINE ? align_up(len, LARGE_STEP) : 0;
 }
 
-static struct rt_entry *find_any(struct rt_state_group *g, uint64_t hash, struct levee_slice key)
+/* Replaces `len` bytes by others; in place when they fill as many steps. */
+static bool put_bytes(union rt_bytes *b, uint32_t len, struct levee_slice bytes)
 {
+    uint8_t *to = b->small;
+
+    if (bytes.len > RT_INLINE) {
+        to = b->large;
+        if (large_size(len) != large_size((uint32_t)bytes.len)) {
+            to = mem_alloc(large_size((uint32_t)bytes.len));
+            if (!to) {
+                return false;
+            }
+            free_bytes(b, len);
+            b->large = to;
+        }
+    } else {
+        free_bytes(b, len);
+    }
+    if (bytes.len) {
+        memcpy(to, bytes.data, bytes.len);
+    }
+    return true;
+}
+
+static bool has_key(const struct rt_entry *e, struct levee_slice key, uint64_t head)
+{
+    struct levee_slice own = rt_entry_key(e);
+
+    return own.len == key.len && rt_key_head(own) == head &&
+           (own.len <= 8 || memcmp(own.data + 8, key.data + 8, own.len - 8) == 0);
+}
+
+struct rt_entry *rt_table_find(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                               uint64_t head)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
     uint32_t pos = (uint32_t)hash & g->map.mask;
     struct map_slot *s;
 
     while ((s = map_probe(&g->map, hash, &pos)) != NULL) {
         struct rt_entry *e = &g->entries[s->index];
-        if (e->key_len == key.len && (key.len == 0 || memcmp(e->key, key.data, key.len) == 0)) {
+        if (LIKELY(has_key(e, key, head))) {
             return e;
         }
         pos = (pos + 1) & g->map.mask;
@@ -54,210 +100,252 @@ static struct rt_entry *find_any(struct rt_state_group *g, uint64_t hash, struct
     return NULL;
 }
 
-struct rt_entry *rt_table_find(struct rt_table *t, uint64_t hash, struct levee_slice key)
+void rt_table_prefetch_entry(const struct rt_table *t, uint64_t hash)
 {
-    struct rt_entry *e = find_any(&t->groups[rt_group_of(hash)], hash, key);
+    const struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+    uint32_t pos = (uint32_t)hash & g->map.mask;
+    const struct map_slot *s = map_probe(&g->map, hash, &pos);
 
-    return e && e->present ? e : NULL;
+    if (s) {
+        __builtin_prefetch(&g->entries[s->index]);
+    }
+}
+
+/* The maximum is far above any record's; what counts is that lengths fit their fields. */
+static bool too_long(struct levee_slice s)
+{
+    return s.len > RT_VALUE_MAX;
 }
 
 static bool grow_u32(uint32_t **items, uint32_t *cap, uint32_t need)
 {
     size_t c = *cap;
+    void *p = *items;
 
-    if (!mem_grow((void **)items, &c, need, sizeof **items)) {
+    if (!mem_grow(&p, &c, need, sizeof **items)) {
         return false;
     }
+    *items = p;
     *cap = (uint32_t)c;
     return true;
 }
 
-static bool mark_dirty(struct rt_state_group *g, struct rt_entry *e)
+/* Room for one more dirty mark: taken before anything changes (S2). */
+static bool may_mark(struct rt_state_group *g, const struct rt_entry *e)
 {
-    if (e->dirty) {
+    return (e && e->dirty) || grow_u32(&g->dirty, &g->dirty_cap, g->dirty_count + 1);
+}
+
+static void mark(struct rt_state_group *g, struct rt_entry *e)
+{
+    if (!e->dirty) {
+        g->dirty[g->dirty_count++] = (uint32_t)(e - g->entries);
+        e->dirty = 1;
+    }
+}
+
+/* Whether there is room for one more entry; the place it will get in *ret. */
+static bool next_place(struct rt_state_group *g, uint32_t *ret)
+{
+    size_t cap = g->cap;
+    void *p = g->entries;
+
+    if (g->spare_count) {
+        *ret = g->spare[g->spare_count - 1];
         return true;
     }
-    if (!grow_u32(&g->dirty, &g->dirty_cap, g->dirty_count + 1)) {
+    if (g->count == UINT32_MAX || !mem_grow(&p, &cap, (size_t)g->count + 1, sizeof *g->entries)) {
         return false;
     }
-    g->dirty[g->dirty_count++] = (uint32_t)(e - g->entries);
-    e->dirty = true;
+    g->entries = p;
+    g->cap = (uint32_t)cap;
+    *ret = g->count;
     return true;
 }
 
+/* A new entry, neither present nor dirty. NULL: no memory. */
 static struct rt_entry *add_entry(struct rt_state_group *g, uint64_t hash, struct levee_slice key)
 {
-    uint8_t *copy = mem_alloc(key.len ? key.len : 1);
-    size_t cap = g->cap;
-    uint32_t index = g->spare_count ? g->spare[g->spare_count - 1] : g->count;
+    uint32_t place;
+    struct rt_entry fresh = {.key_len = (uint32_t)key.len};
 
-    if (!copy || !mem_grow((void **)&g->entries, &cap, (size_t)g->count + 1, sizeof *g->entries) ||
-        !map_insert(&g->map, hash, index)) {
-        mem_free(copy);
-        g->cap = (uint32_t)cap;
+    if (too_long(key) || !next_place(g, &place) || !put_bytes(&fresh.key, 0, key)) {
         return NULL;
     }
-    g->cap = (uint32_t)cap;
+    if (!map_insert(&g->map, hash, place)) {
+        free_bytes(&fresh.key, fresh.key_len);
+        return NULL;
+    }
+    g->large_bytes += large_size(fresh.key_len);
     if (g->spare_count) {
         g->spare_count--;
     } else {
         g->count++;
     }
-    if (key.len) {
-        memcpy(copy, key.data, key.len);
-    }
-    struct rt_entry *e = &g->entries[index];
-    *e = (struct rt_entry){.hash = hash, .key = copy, .key_len = (uint32_t)key.len};
-    return e;
+    g->entries[place] = fresh;
+    return &g->entries[place];
 }
 
-static bool put_value(struct rt_entry *e, struct levee_slice value)
+/* Takes an entry that is not in the dirty list out of the map; its place becomes spare. */
+static void drop_entry(struct rt_state_group *g, uint64_t hash, struct rt_entry *e)
 {
-    if (value.len > RT_INLINE_VALUE) {
-        uint8_t *bytes = mem_alloc(value.len);
-        if (!bytes) {
-            return false;
-        }
-        memcpy(bytes, value.data, value.len);
-        if (e->value_len > RT_INLINE_VALUE) {
-            mem_free(e->value.large);
-        }
-        e->value.large = bytes;
-    } else {
-        if (e->value_len > RT_INLINE_VALUE) {
-            mem_free(e->value.large);
-        }
-        if (value.len) {
-            memcpy(e->value.small, value.data, value.len);
-        }
-    }
-    e->value_len = (uint32_t)value.len;
-    return true;
-}
-
-static uint64_t weight(const struct rt_entry *e)
-{
-    return sizeof *e + sizeof(struct map_slot) + e->key_len +
-           (e->value_len > RT_INLINE_VALUE ? e->value_len : 0);
-}
-
-static bool set_in(struct rt_state_group *g, uint64_t hash, struct levee_slice key,
-                   struct levee_slice value, int64_t touch_ms, int64_t timer_ms, bool dirty)
-{
-    struct rt_entry *e = find_any(g, hash, key);
-    bool was = e && e->present;
-
-    if (!e && !(e = add_entry(g, hash, key))) {
-        return false;
-    }
-    uint64_t before = was ? weight(e) : 0;
-    if (!put_value(e, value) || (dirty && !mark_dirty(g, e))) {
-        return false; /* a key that was just made stays absent: present is false */
-    }
-    e->present = true;
-    e->touch_ms = touch_ms;
-    e->timer_ms = timer_ms;
-    g->keys += !was;
-    g->bytes += weight(e) - before;
-    return true;
-}
-
-bool rt_table_set(struct rt_table *t, uint64_t hash, struct levee_slice key,
-                  struct levee_slice value, int64_t touch_ms)
-{
-    return set_in(&t->groups[rt_group_of(hash)], hash, key, value, touch_ms, 0, true);
-}
-
-bool rt_table_remove(struct rt_table *t, struct rt_entry *e)
-{
-    struct rt_state_group *g = &t->groups[rt_group_of(e->hash)];
-
-    if (!mark_dirty(g, e)) {
-        return false;
-    }
-    g->bytes -= weight(e);
-    g->keys--;
-    e->present = false;
-    return true;
-}
-
-static uint64_t contribution_of(uint32_t table, const struct rt_entry *e)
-{
-    struct levee_slice v = rt_entry_value(e);
-    uint64_t h = hash64(e->key, e->key_len, table + 1u);
-
-    h = hash64(v.data, v.len, h);
-    return h ^ (uint64_t)e->timer_ms * 0x9e3779b97f4a7c15u;
-}
-
-static void drop_tombstone(struct rt_state_group *g, struct rt_entry *e)
-{
-    uint32_t index = (uint32_t)(e - g->entries), pos = (uint32_t)e->hash & g->map.mask;
+    uint32_t index = (uint32_t)(e - g->entries), pos = (uint32_t)hash & g->map.mask;
     struct map_slot *s;
 
     if (!grow_u32(&g->spare, &g->spare_cap, g->spare_count + 1)) {
-        return; /* no memory: it stays, harmless */
+        return; /* no memory: it stays, not present and harmless */
     }
-    while ((s = map_probe(&g->map, e->hash, &pos)) != NULL && s->index != index) {
+    while ((s = map_probe(&g->map, hash, &pos)) != NULL && s->index != index) {
         pos = (pos + 1) & g->map.mask;
     }
     ASSERT(s != NULL);
     map_remove(&g->map, s);
-    free_entry(e);
+    g->large_bytes -= large_size(e->key_len) + large_size(e->value_len);
+    free_bytes(&e->key, e->key_len);
+    free_bytes(&e->value, e->value_len);
+    *e = (struct rt_entry){0};
     g->spare[g->spare_count++] = index;
+}
+
+static bool set_value(struct rt_state_group *g, struct rt_entry *e, struct levee_slice value,
+                      int64_t touch_ms, int64_t timer_ms)
+{
+    if (too_long(value) || !put_bytes(&e->value, e->value_len, value)) {
+        return false;
+    }
+    g->large_bytes += large_size((uint32_t)value.len) - large_size(e->value_len);
+    e->value_len = (uint32_t)value.len & RT_VALUE_MAX;
+    g->keys += !e->present;
+    e->present = 1;
+    e->touch_ms = touch_ms;
+    e->timer_ms = timer_ms;
+    return true;
+}
+
+bool rt_table_put(struct rt_table *t, uint64_t hash, struct rt_entry *e, struct levee_slice value,
+                  int64_t touch_ms)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+
+    if (!may_mark(g, e) || !set_value(g, e, value, touch_ms, 0)) {
+        return false;
+    }
+    mark(g, e);
+    return true;
+}
+
+struct rt_entry *rt_table_add(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                              struct levee_slice value, int64_t touch_ms)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+    struct rt_entry *e = may_mark(g, NULL) ? add_entry(g, hash, key) : NULL;
+
+    if (!e) {
+        return NULL;
+    }
+    if (!set_value(g, e, value, touch_ms, 0)) {
+        drop_entry(g, hash, e);
+        return NULL;
+    }
+    mark(g, e);
+    return e;
+}
+
+bool rt_table_remove(struct rt_table *t, uint64_t hash, struct rt_entry *e)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+
+    ASSERT(e->present);
+    if (!may_mark(g, e)) {
+        return false;
+    }
+    mark(g, e);
+    g->keys--;
+    e->present = 0;
+    return true;
+}
+
+/* ---- digest, gather, load ---- */
+
+static uint64_t contribution_of(uint32_t table, const struct rt_entry *e)
+{
+    struct levee_slice k = rt_entry_key(e), v = rt_entry_value(e);
+    uint64_t times = (uint64_t)e->touch_ms * 0x9e3779b97f4a7c15u ^ (uint64_t)e->timer_ms;
+
+    return hash64(v.data, v.len, hash64(k.data, k.len, table) + times);
+}
+
+static void contribute(struct rt_table *t, struct rt_entry *e)
+{
+    uint64_t now = e->present ? contribution_of(t->id, e) : 0;
+
+    t->digest += now - e->contribution;
+    e->contribution = now;
+}
+
+static void gather_group(struct rt_table *t, uint32_t group, struct ckpt_slices *to)
+{
+    struct rt_state_group *g = &t->groups[group];
+
+    for (uint32_t k = 0; k < g->dirty_count; k++) {
+        struct rt_entry *e = &g->entries[g->dirty[k]];
+        if (k + 8 < g->dirty_count) {
+            __builtin_prefetch(&g->entries[g->dirty[k + 8]]);
+        }
+        struct levee_slice key = rt_entry_key(e);
+        struct ckpt_entry out = {
+            .group = group,
+            .key = key,
+            .value = e->present ? rt_entry_value(e) : slice_of(NULL, 0),
+            .hash = hash_key(key.data, key.len),
+            .touch_ms = e->touch_ms,
+            .timer_ms = e->timer_ms,
+        };
+        ckpt_slices_add(to, &out);
+        contribute(t, e);
+        e->dirty = 0;
+        if (!e->present) {
+            drop_entry(g, out.hash, e);
+        }
+    }
+    g->dirty_count = 0;
 }
 
 int rt_table_gather(struct rt_table *t, struct ckpt_slices *ret, struct levee_error *err)
 {
     ckpt_slices_init(ret, t->id);
     for (uint32_t i = 0; i < RT_KEY_GROUPS; i++) {
-        struct rt_state_group *g = &t->groups[i];
-        for (uint32_t k = 0; k < g->dirty_count; k++) {
-            struct rt_entry *e = &g->entries[g->dirty[k]];
-            struct ckpt_entry out = {
-                .group = i,
-                .key = slice_of(e->key, e->key_len),
-                .value = e->present ? rt_entry_value(e) : slice_of(NULL, 0),
-                .hash = e->hash,
-                .touch_ms = e->touch_ms,
-                .timer_ms = e->timer_ms,
-            };
-            ckpt_slices_add(ret, &out);
-            uint64_t now = e->present ? contribution_of(t->id, e) : 0;
-            t->digest += now - e->contribution;
-            e->contribution = now;
-            e->dirty = false;
-            if (!e->present) {
-                drop_tombstone(g, e);
-            }
-        }
-        g->dirty_count = 0;
+        gather_group(t, i, ret);
     }
     return ckpt_slices_finish(ret, err);
 }
 
 int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_error *err)
 {
-    uint64_t hash = hash_key(in->key.data, in->key.len);
-    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
-    struct rt_entry *e = find_any(g, hash, in->key);
+    struct rt_state_group *g = &t->groups[rt_group_of(in->hash)];
+    struct rt_entry *e = rt_table_find(t, in->hash, in->key, rt_key_head(in->key));
 
+    DASSERT(in->hash == hash_key(in->key.data, in->key.len));
     if (!in->value.data) {
-        if (e) {
-            t->digest -= e->contribution;
-            g->bytes -= weight(e);
+        if (e && e->present) {
             g->keys--;
-            drop_tombstone(g, e);
+            e->present = 0;
+            contribute(t, e);
+            drop_entry(g, in->hash, e);
         }
         return LEVEE_OK;
     }
-    if (!set_in(g, hash, in->key, in->value, in->touch_ms, in->timer_ms, false)) {
+    bool fresh = !e;
+    if (fresh) {
+        e = add_entry(g, in->hash, in->key);
+    }
+    if (!e || !set_value(g, e, in->value, in->touch_ms, in->timer_ms)) {
+        if (e && fresh) {
+            drop_entry(g, in->hash, e);
+        }
         return err_nomem(err, in->key.len + in->value.len);
     }
-    e = find_any(g, hash, in->key);
-    uint64_t now = contribution_of(t->id, e);
-    t->digest += now - e->contribution;
-    e->contribution = now;
+    contribute(t, e);
     return LEVEE_OK;
 }
 
@@ -274,11 +362,14 @@ uint64_t rt_table_digest_now(const struct rt_table *t)
     return sum;
 }
 
-void rt_table_size(const struct rt_table *t, uint64_t *keys, uint64_t *bytes)
+void rt_table_size(const struct rt_table *t, uint64_t *keys_io, uint64_t *bytes_io)
 {
     for (size_t i = 0; i < RT_KEY_GROUPS; i++) {
-        *keys += t->groups[i].keys;
-        *bytes += t->groups[i].bytes;
+        const struct rt_state_group *g = &t->groups[i];
+        uint64_t slots = g->map.slots ? (uint64_t)g->map.mask + 1 : 0;
+        *keys_io += g->keys;
+        *bytes_io += g->cap * sizeof(struct rt_entry) + slots * sizeof(struct map_slot) +
+                     ((uint64_t)g->dirty_cap + g->spare_cap) * sizeof(uint32_t) + g->large_bytes;
     }
 }
 
@@ -294,32 +385,39 @@ bool levee_state_get(const levee_state *s, struct levee_slice *ret_value)
 
 int levee_state_set(levee_state *s, struct levee_slice value)
 {
-    if (value.len && value.data >= s->staged.data && value.data < s->staged.data + s->staged.cap) {
-        struct buf copy = {0}; /* a view of what was staged before */
-        buf_put(&copy, value.data, value.len);
-        buf_release(&s->staged);
-        s->staged = copy;
+    struct buf *large = &s->large;
+
+    /* The value may be a view of what was staged before, which is about to be overwritten. */
+    if (value.len <= RT_INLINE) {
+        if (value.len) {
+            memmove(s->small, value.data, value.len);
+        }
+        s->now = slice_of(s->small, value.len);
+    } else if (too_long(value)) {
+        return LEVEE_ELIMIT;
+    } else if (value.data >= large->data && value.data < large->data + large->len) {
+        memmove(large->data, value.data, value.len);
+        large->len = value.len;
+        s->now = buf_view(large);
     } else {
-        buf_clear(&s->staged);
-        (void)buf_reserve(&s->staged, value.len + 1);
-        buf_put(&s->staged, value.data, value.len);
+        buf_clear(large);
+        buf_put(large, value.data, value.len);
+        if (large->failed) {
+            s->failed = true;
+            return LEVEE_ENOMEM;
+        }
+        s->now = buf_view(large);
     }
-    if (s->staged.failed) {
-        s->staged.failed = false;
-        s->failed = true;
-        return LEVEE_ENOMEM;
-    }
-    s->now = slice_of(s->staged.data, s->staged.len);
     s->exists = s->changed = true;
     return LEVEE_OK;
 }
 
 int levee_state_set_i64(levee_state *s, int64_t value)
 {
-    uint8_t le[8];
-
-    put_le64(le, (uint64_t)value);
-    return levee_state_set(s, slice_of(le, 8));
+    put_le64(s->small, (uint64_t)value);
+    s->now = slice_of(s->small, 8);
+    s->exists = s->changed = true;
+    return LEVEE_OK;
 }
 
 void levee_state_remove(levee_state *s)

@@ -1,22 +1,28 @@
-/* union: the parents' partitions side by side, in the order given. */
+/* union: the parents' partitions side by side, in the order given. Nothing runs: the planner lets
+ * each parent's tree go on below it. */
 #include "runtime/operator.h"
 
 const struct rt_operator rt_union_operator = {.name = "union"};
 
 levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char *file, int line)
 {
+    uint64_t partitions = 0;
+
     if (!streams || n == 0 || !streams[0]) {
-        return NULL;
+        return NULL; /* of no stream no graph is known; a NULL one has left its error */
     }
-    levee_stream *u =
-        rt_graph_add(streams[0]->graph, RT_EXCHANGE, "union", NULL, false, streams, n, file, line);
-    if (!u) {
-        return NULL;
-    }
-    u->op = &rt_union_operator;
-    u->partitions = 0;
+    struct rt_graph *g = streams[0]->graph;
     for (size_t i = 0; i < n; i++) {
-        u->partitions += streams[i]->partitions;
+        partitions += streams[i] ? streams[i]->partitions : 0;
+    }
+    if (partitions > RT_PARTITIONS_MAX) {
+        return rt_graph_fail(g, file, line, LEVEE_EGRAPH, "union: more than %u partitions together",
+                             RT_PARTITIONS_MAX);
+    }
+    levee_stream *u = rt_graph_add(g, RT_EXCHANGE, "union", NULL, false, streams, n, file, line);
+    if (u) {
+        u->op = &rt_union_operator;
+        u->partitions = (uint32_t)partitions;
     }
     return u;
 }

@@ -1,11 +1,16 @@
 /*
  * update_state_by_key: the function is called once per key with all its values of the batch and its
  * state; afterwards the key's state, if there is one, is emitted. With every_key also for keys
- * without values, in an order that does not depend on history (by hash, then key).
+ * without values: after the others of their key group, by hash and then key, an order that does not
+ * depend on how the table came about.
+ *
+ * The ready function levee_update_sum_i64 is a sum, so its values are summed before they travel.
  */
-#include "runtime/exec.h"
+#include "runtime/operator.h"
 
 #include <stdlib.h>
+
+#define AHEAD 8u /* keys whose entries are on their way; their slots twice as far ahead */
 
 struct update_data {
     levee_update_fn fn;
@@ -27,81 +32,124 @@ static void free_data(void *data)
     mem_free(d);
 }
 
+/* ---- one key ---- */
+
 struct updating {
     const struct update_data *d;
-    struct rt_call *call;
-    struct levee_slice key, before;
-    bool existed;
+    struct rt_table *table;
+    levee_state *state;
+    levee_output *out;
+    /* The key at hand. */
+    struct rt_entry *entry; /* NULL: none */
+    uint64_t hash, head;
+    struct levee_slice key;
+    const struct levee_slice *values;
     size_t n;
 };
 
 static int try_update(void *arg)
 {
     const struct updating *u = arg;
-    struct rt_worker *w = u->call->worker;
-    levee_state *st = &w->state;
+    levee_state *st = u->state;
 
-    st->exists = u->existed;
-    st->now = u->before;
+    st->exists = u->entry && u->entry->present;
+    st->now = st->exists ? rt_entry_value(u->entry) : slice_of(NULL, 0);
     st->changed = st->failed = false;
-    int rc = u->d->fn(u->call->out, st, u->key, w->values, u->n, u->d->arg);
-    return st->failed ? LEVEE_ENOMEM : rc;
+    int rc = u->d->fn(u->out, st, u->key, u->values, u->n, u->d->arg);
+    u->out->failed = u->out->failed || st->failed;
+    return rc;
 }
 
-/* The call went well: state changes are laid down, the state is emitted. */
-static int settle(struct rt_call *c, struct rt_table *t, uint64_t hash, struct levee_slice key)
+/* Lays down what the call changed. The entry, if there is one now, in u->entry. */
+static bool lay_down(struct updating *u)
 {
-    levee_state *st = &c->worker->state;
-    struct rt_entry *e = rt_table_find(t, hash, key);
+    const levee_state *st = u->state;
+    int64_t now = u->out->header->time_ms;
 
-    if (st->changed && st->exists &&
-        !rt_table_set(t, hash, key, st->now, c->out->header->time_ms)) {
-        return rt_call_failed(c, LEVEE_ENOMEM);
+    if (st->exists && !u->entry) {
+        u->entry = rt_table_add(u->table, u->hash, u->key, st->now, now);
+        return u->entry != NULL;
     }
-    if (st->changed && !st->exists && e && !rt_table_remove(t, e)) {
-        return rt_call_failed(c, LEVEE_ENOMEM);
+    if (st->exists) {
+        return rt_table_put(u->table, u->hash, u->entry, st->now, now);
     }
-    if (!st->exists) {
-        return LEVEE_OK;
-    }
-    e = rt_table_find(t, hash, key);
-    struct levee_slice value =
-        rt_entry_value(e); /* the next batch may change it while sinks hold this one */
-    uint8_t *copy = arena_copy(c->out->arena, value.data, value.len);
-    if (!copy || rt_output_add(c->out, key, slice_of(copy, value.len)) != LEVEE_OK) {
-        return rt_call_failed(c, LEVEE_ENOMEM);
-    }
-    return LEVEE_OK;
+    return !u->entry || !u->entry->present || rt_table_remove(u->table, u->hash, u->entry);
 }
 
-static int update_one(struct rt_call *c, struct rt_table *t, uint64_t hash, struct levee_slice key,
-                      size_t n, uint64_t index)
+/* Emits (key, state): as copies, for the next batch may change the entry while sinks still hold
+ * this one's output. The key's copy, too, lies beside its value in the order of the output, where
+ * the digest and the sinks read it; the key that came in lies anywhere in the input. */
+static bool emit_state(const struct updating *u)
 {
-    const struct rt_entry *e = rt_table_find(t, hash, key);
-    struct updating u = {
-        .d = c->node->op_data, .call = c, .key = key, .existed = e != NULL, .n = n};
-    struct levee_record input = {key, n ? c->worker->values[0] : slice_of(NULL, 0), 0};
+    struct levee_slice value = rt_entry_value(u->entry), key = rt_entry_key(u->entry);
+    uint8_t *copy = rt_output_alloc(u->out, key.len + value.len);
+
+    if (!copy) {
+        return false;
+    }
+    if (key.len) {
+        memcpy(copy, key.data, key.len);
+    }
+    if (value.len) {
+        memcpy(copy + key.len, value.data, value.len);
+    }
+    key.data = u->key.data ? copy : NULL;
+    return rt_output_add(u->out, key, slice_of(copy + key.len, value.len)) == LEVEE_OK;
+}
+
+static bool settle(struct updating *u)
+{
+    const levee_state *st = u->state;
+
+    return (!st->changed || lay_down(u)) && (!st->exists || emit_state(u));
+}
+
+static int update(struct rt_call *c, struct updating *u)
+{
+    struct levee_record input = {.key = u->key, .value = u->n ? u->values[0] : slice_of(NULL, 0)};
     bool skipped;
 
-    if (e) {
-        u.before = rt_entry_value(e);
+    u->entry = rt_table_find(u->table, u->hash, u->key, u->head);
+    int code = rt_call_guarded(c, c->index++, &input, try_update, u, &skipped);
+    if (code == LEVEE_OK && !skipped && !settle(u)) {
+        code = rt_call_nomem(c);
     }
-    int code = rt_call_guarded(c, index, &input, 0, try_update, &u, &skipped);
-    return code || skipped ? code : settle(c, t, hash, key);
+    return code ? code : rt_call_emitted(c);
 }
 
-static int gather_values(struct rt_call *c, struct rt_groups *g, const struct rt_key_group_entry *k)
-{
-    struct rt_worker *w = c->worker;
-    size_t n = 0;
+/* ---- keys with values ---- */
 
-    if (!mem_grow((void **)&w->values, &w->values_cap, k->count, sizeof *w->values)) {
-        return rt_call_failed(c, LEVEE_ENOMEM);
+static int list_values(struct rt_call *c, const struct rt_groups *g, const struct rt_key *k,
+                       struct levee_slice **ret)
+{
+    size_t n = 0;
+    int code = rt_call_values(c, k->count, ret);
+
+    for (uint32_t at = k->items.first; code == LEVEE_OK && at != UINT32_MAX; at = g->links[at]) {
+        (*ret)[n++] = g->items[at]->value;
     }
-    for (uint32_t at = k->first; at != UINT32_MAX; at = g->items[at]->next) {
-        w->values[n++] = g->items[at]->r.value;
+    return code;
+}
+
+static int update_touched(struct rt_call *c, const struct rt_groups *g, const struct rt_key *k,
+                          struct updating *u)
+{
+    uint8_t sum[8];
+    struct levee_slice one = slice_of(sum, sizeof sum), *values = &one;
+    int code = LEVEE_OK;
+
+    u->hash = k->hash;
+    u->head = k->head;
+    u->key = k->key;
+    u->n = 1;
+    if (g->summed) {
+        put_le64(sum, (uint64_t)k->sum);
+    } else {
+        u->n = k->count;
+        code = list_values(c, g, k, &values);
     }
-    return LEVEE_OK;
+    u->values = values;
+    return code ? code : update(c, u);
 }
 
 /* ---- every key ---- */
@@ -118,72 +166,79 @@ static int by_hash(const void *a, const void *b)
     return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : slice_cmp(x->key, y->key);
 }
 
-static bool has_values(const struct rt_groups *g, uint64_t hash, struct levee_slice key)
+/* The group's keys without values: copies, for calls change the table. */
+static struct untouched *list_untouched(struct rt_call *c, const struct rt_groups *g,
+                                        const struct rt_state_group *sg, size_t *ret_n)
 {
-    uint32_t pos = (uint32_t)hash & g->map.mask;
-    struct map_slot *s;
+    struct untouched *list = rt_output_alloc(c->out, ((size_t)sg->keys + 1) * sizeof *list);
 
-    while ((s = map_probe(&g->map, hash, &pos)) != NULL) {
-        const struct levee_slice k = g->keys[s->index].key;
-        if (k.len == key.len && (k.len == 0 || memcmp(k.data, key.data, k.len) == 0)) {
-            return true;
-        }
-        pos = (pos + 1) & g->map.mask;
-    }
-    return false;
-}
-
-static int update_untouched(struct rt_call *c, struct rt_groups *g, struct rt_table *t,
-                            uint32_t group, uint64_t *index)
-{
-    const struct rt_state_group *sg = &t->groups[group];
-    struct untouched *list = arena_alloc(c->out->arena, (sg->count + 1u) * sizeof *list);
-    size_t n = 0;
-    int code = list ? LEVEE_OK : rt_call_failed(c, LEVEE_ENOMEM);
-
-    for (uint32_t i = 0; i < sg->count && code == LEVEE_OK; i++) {
+    *ret_n = 0;
+    for (uint32_t i = 0; i < sg->count && list; i++) {
         const struct rt_entry *e = &sg->entries[i];
-        if (e->present && !has_values(g, e->hash, slice_of(e->key, e->key_len))) {
-            uint8_t *copy = arena_copy(c->out->arena, e->key, e->key_len);
-            if (!copy) {
-                return rt_call_failed(c, LEVEE_ENOMEM);
-            }
-            list[n++] = (struct untouched){e->hash, slice_of(copy, e->key_len)};
-        }
-    }
-    if (n) {
-        qsort(list, n, sizeof *list, by_hash);
-    }
-    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
-        code = update_one(c, t, list[i].hash, list[i].key, 0, (*index)++);
-    }
-    return code;
-}
-
-static int fold(struct rt_call *c, struct rt_groups *g, struct rt_table *t)
-{
-    const struct update_data *d = c->node->op_data;
-    uint32_t partitions = c->node->partitions;
-    uint64_t index = 0;
-    size_t at = 0;
-    int code = LEVEE_OK;
-
-    for (uint32_t group = 0; group < RT_KEY_GROUPS && code == LEVEE_OK; group++) {
-        if (rt_partition_of(group, partitions) != c->partition) {
+        struct levee_slice key = rt_entry_key(e);
+        uint64_t hash = hash_key(key.data, key.len);
+        if (!e->present || rt_keys_find(&g->keys, hash, key, rt_key_head(key))) {
             continue;
         }
-        while (at < g->key_count && g->keys[g->order[at]].group == group && code == LEVEE_OK) {
-            const struct rt_key_group_entry *k = &g->keys[g->order[at++]];
-            code = gather_values(c, g, k);
-            if (code == LEVEE_OK) {
-                code = update_one(c, t, k->hash, k->key, k->count, index++);
-            }
+        uint8_t *copy = rt_output_alloc(c->out, key.len);
+        if (!copy) {
+            return NULL;
         }
-        if (d->every_key && code == LEVEE_OK) {
-            code = update_untouched(c, g, t, group, &index);
+        if (key.len) {
+            memcpy(copy, key.data, key.len);
         }
+        list[(*ret_n)++] = (struct untouched){hash, slice_of(copy, key.len)};
+    }
+    if (list && *ret_n) {
+        qsort(list, *ret_n, sizeof *list, by_hash);
+    }
+    return list;
+}
+
+static int update_untouched(struct rt_call *c, const struct rt_groups *g, struct updating *u)
+{
+    size_t n;
+    const struct untouched *list = list_untouched(c, g, &u->table->groups[g->group], &n);
+    int code = list ? LEVEE_OK : rt_call_nomem(c);
+
+    u->values = NULL;
+    u->n = 0;
+    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
+        u->hash = list[i].hash;
+        u->key = list[i].key;
+        u->head = rt_key_head(u->key);
+        code = update(c, u);
     }
     return code;
+}
+
+/* ---- the node ---- */
+
+static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t)
+{
+    struct updating u = {
+        .d = c->node->op_data, .table = t, .state = rt_call_state(c), .out = c->out};
+    const struct rt_key *keys = g->keys.items;
+    size_t n = g->keys.count;
+    int code = LEVEE_OK;
+
+    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
+        if (i + 2u * AHEAD < n) {
+            rt_table_prefetch(t, keys[i + 2u * AHEAD].hash);
+        }
+        if (i + AHEAD < n) {
+            rt_table_prefetch_entry(t, keys[i + AHEAD].hash);
+        }
+        code = update_touched(c, g, &keys[i], &u);
+    }
+    return code == LEVEE_OK && u.d->every_key ? update_untouched(c, g, &u) : code;
+}
+
+static const struct levee_reducer *combine(const levee_stream *node)
+{
+    const struct update_data *d = node->op_data;
+
+    return d->fn == levee_update_sum_i64 ? &levee_sum_i64 : NULL;
 }
 
 static bool every_batch(const levee_stream *node)
@@ -196,9 +251,13 @@ static int initial(const levee_stream *node, struct rt_table *t, struct levee_er
     const struct update_data *d = node->op_data;
 
     for (size_t i = 0; i < d->initial_count; i++) {
-        struct levee_slice key = d->initial[i].key;
-        if (!rt_table_set(t, hash_key(key.data, key.len), key, d->initial[i].value, 0)) {
-            return err_nomem(err, key.len + d->initial[i].value.len);
+        struct levee_slice key = d->initial[i].key, value = d->initial[i].value;
+        uint64_t hash = hash_key(key.data, key.len);
+        struct rt_entry *e = rt_table_find(t, hash, key, rt_key_head(key));
+        bool set =
+            e ? rt_table_put(t, hash, e, value, 0) : rt_table_add(t, hash, key, value, 0) != NULL;
+        if (!set) {
+            return err_nomem(err, key.len + value.len);
         }
     }
     return LEVEE_OK;
@@ -206,6 +265,7 @@ static int initial(const levee_stream *node, struct rt_table *t, struct levee_er
 
 static const struct rt_operator update_operator = {
     .name = "update_state_by_key",
+    .combine = combine,
     .fold = fold,
     .every_batch = every_batch,
     .initial = initial,
@@ -213,44 +273,36 @@ static const struct rt_operator update_operator = {
     .stateful = true,
 };
 
-static bool copy_slice(struct levee_slice from, struct levee_slice *to)
+/* ---- building ---- */
+
+static bool copy_slice(struct levee_slice from, struct levee_slice *ret)
 {
-    uint8_t *p = mem_alloc(from.len ? from.len : 1);
+    uint8_t *p = mem_alloc(from.len);
 
     if (p && from.len) {
         memcpy(p, from.data, from.len);
     }
-    *to = slice_of(p, p ? from.len : 0);
+    *ret = slice_of(p, p ? from.len : 0);
     return p != NULL;
 }
 
-static struct update_data *data_new(const struct levee_state_options *o, levee_update_fn fn,
-                                    void *arg)
+static bool copy_initial(struct update_data *d, const struct levee_state_options *o)
 {
-    struct update_data *d = mem_zalloc(sizeof *d);
-
-    if (!d) {
-        return NULL;
+    if (o->initial_count == 0) {
+        return true;
     }
-    d->fn = fn;
-    d->arg = arg;
-    if (o) {
-        d->every_key = o->every_key;
-        d->initial = o->initial_count ? mem_zalloc(o->initial_count * sizeof *d->initial) : NULL;
-        for (size_t i = 0; d->initial && i < o->initial_count; i++) {
-            d->initial_count++;
-            if (!copy_slice(o->initial[i].key, &d->initial[i].key) ||
-                !copy_slice(o->initial[i].value, &d->initial[i].value)) {
-                free_data(d);
-                return NULL;
-            }
-        }
-        if (d->initial_count != o->initial_count) {
-            free_data(d);
-            return NULL;
+    d->initial = mem_zalloc(o->initial_count * sizeof *d->initial);
+    if (!d->initial) {
+        return false;
+    }
+    d->initial_count = o->initial_count;
+    for (size_t i = 0; i < o->initial_count; i++) {
+        if (!copy_slice(o->initial[i].key, &d->initial[i].key) ||
+            !copy_slice(o->initial[i].value, &d->initial[i].value)) {
+            return false;
         }
     }
-    return d;
+    return true;
 }
 
 levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
@@ -258,21 +310,30 @@ levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
                                            levee_update_fn fn, void *arg, const char *file,
                                            int line)
 {
+    static const struct levee_state_options defaults = {.version = 1};
+    const struct levee_state_options *o = options ? options : &defaults;
+
     if (!s) {
         return NULL;
     }
-    if (!fn) {
-        return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
-                             "update_state_by_key %s: no function", uid ? uid : "");
+    if (!fn || (o->initial_count && !o->initial)) {
+        return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID, "update_state_by_key %s: no %s",
+                             uid ? uid : "", fn ? "initial state" : "function");
     }
-    struct update_data *d = data_new(options, fn, arg);
-    if (!d) {
+    struct update_data *d = mem_zalloc(sizeof *d);
+    if (!d || !copy_initial(d, o)) {
+        if (d) {
+            free_data(d);
+        }
         return rt_graph_fail(s->graph, file, line, LEVEE_ENOMEM, "update_state_by_key");
     }
+    d->fn = fn;
+    d->arg = arg;
+    d->every_key = o->every_key;
     levee_stream *n =
-        rt_build(s, RT_KEYED, &update_operator, uid, d, s->graph->default_partitions, file, line);
+        rt_lower(s, RT_KEYED, &update_operator, uid, d, s->graph->default_partitions, file, line);
     if (n) {
-        n->state_version = options && options->version ? options->version : 1;
+        n->state_version = o->version ? o->version : 1;
     }
     return n;
 }
@@ -281,13 +342,13 @@ int levee_update_sum_i64(levee_output *out, levee_state *state, struct levee_sli
                          const struct levee_slice *values, size_t n, void *arg)
 {
     struct levee_slice old;
-    int64_t sum = levee_state_get(state, &old) ? levee_i64(old) : 0;
+    uint64_t sum = levee_state_get(state, &old) ? (uint64_t)levee_i64(old) : 0;
 
     (void)out;
     (void)key;
     (void)arg;
     for (size_t i = 0; i < n; i++) {
-        sum = (int64_t)((uint64_t)sum + (uint64_t)levee_i64(values[i]));
+        sum += (uint64_t)levee_i64(values[i]);
     }
-    return levee_state_set_i64(state, sum);
+    return levee_state_set_i64(state, (int64_t)sum);
 }

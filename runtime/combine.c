@@ -1,0 +1,243 @@
+/*
+ * The half of a reducing node before the exchange: records are folded per key where they arise, so
+ * that only accumulators travel. A unit's table is sent and emptied when it has RT_COMBINE_KEYS
+ * keys: input with few repeated keys then costs one insert into a table that stays in cache, and
+ * memory is bounded. Where it is cut depends on the unit's records alone, so it is the same on
+ * every run.
+ *
+ * Keys stay in first-arrival order, and so do the accumulators of one key: merged in the order in
+ * which they arrive they give what one long run of adds would have given.
+ */
+#include "runtime/exec.h"
+
+#define RT_COMBINE_KEYS 16384u
+
+static inline int64_t value_of(enum rt_fast fast, struct levee_slice value)
+{
+    if (fast == RT_FAST_COUNT) {
+        return 1;
+    }
+    return value.len == 8 ? (int64_t)get_le64(value.data) : 0;
+}
+
+static inline void add_sum(struct rt_key *k, int64_t v)
+{
+    k->sum = (int64_t)((uint64_t)k->sum + (uint64_t)v); /* wraps around */
+}
+
+static bool send_sum(struct rt_items *row, uint32_t column, uint64_t hash, struct levee_slice key,
+                     uint64_t head, int64_t sum)
+{
+    struct rt_item *item = rt_items_add(&row[column]);
+
+    if (item) {
+        item->hash = hash;
+        item->key = key;
+        item->head = head;
+        item->sum = sum;
+    }
+    return item != NULL;
+}
+
+/* One vector into sums. All hashes first, so that the slots are on their way when they are needed.
+ */
+static int take_fast(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    enum rt_fast fast = w->unit->head->steps[step].fast;
+    struct rt_keys *t = &rt_port_of(w, step)->combined;
+    uint64_t hashes[RT_VECTOR];
+
+    for (size_t i = 0; i < n; i++) {
+        hashes[i] = hash_key(in[i].key.data, in[i].key.len);
+        map_prefetch(&t->map, hashes[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        uint64_t head = rt_key_head(in[i].key);
+        struct rt_key *k = rt_keys_find(t, hashes[i], in[i].key, head);
+        if (UNLIKELY(!k) && !(k = rt_keys_add(t, hashes[i], in[i].key, head))) {
+            return rt_worker_nomem(w);
+        }
+        add_sum(k, value_of(fast, in[i].value));
+    }
+    return LEVEE_OK;
+}
+
+/* The same where keys hardly repeat: every record travels as a sum of its own. */
+static int send_each(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    const struct rt_step *s = &w->unit->head->steps[step];
+    struct rt_items *row = rt_row_of(w, s);
+
+    for (size_t i = 0; i < n; i++) {
+        uint64_t hash = hash_key(in[i].key.data, in[i].key.len);
+        if (!send_sum(row, rt_group_of(hash), hash, in[i].key, rt_key_head(in[i].key),
+                      value_of(s->fast, in[i].value))) {
+            return rt_worker_nomem(w);
+        }
+    }
+    return LEVEE_OK;
+}
+
+/* The same without keys: one sum. */
+static int take_total(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    enum rt_fast fast = w->unit->head->steps[step].fast;
+    struct rt_keys *t = &rt_port_of(w, step)->combined;
+
+    if (t->count == 0 && !rt_keys_add(t, 1, slice_of(NULL, 0), 0)) {
+        return rt_worker_nomem(w);
+    }
+    for (size_t i = 0; i < n; i++) {
+        add_sum(&t->items[0], value_of(fast, in[i].value));
+    }
+    return LEVEE_OK;
+}
+
+/* ---- any reducer ---- */
+
+struct adding {
+    const struct levee_reducer *r;
+    levee_output *out;
+    void *acc;
+    const struct buf *before; /* what acc held; NULL: nothing, the call creates it */
+    struct levee_slice value;
+};
+
+static int try_add(void *arg)
+{
+    const struct adding *a = arg;
+    size_t mark = a->out->count;
+    int rc;
+
+    if (a->before) {
+        memcpy(a->acc, a->before->data, a->r->size);
+        rc = a->r->add(a->out, a->acc, a->value, a->r->arg);
+    } else {
+        memset(a->acc, 0, a->r->size);
+        rc = a->r->create(a->out, a->acc, a->value, a->r->arg);
+    }
+    bool emitted = a->out->count != mark; /* only finish may */
+    a->out->count = mark;
+    return rc >= 0 && emitted ? LEVEE_EINVALID : rc;
+}
+
+/* One record: into its key's accumulator, or making it. */
+static int take_one(struct rt_call *c, const struct levee_reducer *r, const struct levee_record *in,
+                    uint64_t index)
+{
+    struct rt_worker *w = c->worker;
+    struct rt_keys *t = &rt_port_of(w, c->step)->combined;
+    bool to_one = c->node->op->to_one;
+    struct levee_slice key = to_one ? slice_of(NULL, 0) : in->key;
+    uint64_t hash = to_one ? 1 : hash_key(key.data, key.len), head = rt_key_head(key);
+    struct rt_key *k = rt_keys_find(t, hash, key, head);
+    struct adding a = {.r = r, .out = c->out, .value = in->value};
+    bool skipped = false;
+
+    if (k) {
+        buf_clear(&w->before);
+        buf_put(&w->before, k->acc, r->size);
+        a.acc = k->acc;
+        a.before = &w->before;
+    } else {
+        a.acc = rt_output_alloc(c->out, r->size);
+    }
+    if (!a.acc || w->before.failed) {
+        return rt_call_nomem(c);
+    }
+    c->out->time_ms = in->time_ms;
+    int code = rt_call_guarded(c, index, in, try_add, &a, &skipped);
+    if (code || (skipped && !k)) {
+        return code; /* a key that could not be created is not there */
+    }
+    if (skipped) {
+        memcpy(k->acc, w->before.data, r->size);
+    } else if (!k) {
+        k = rt_keys_add(t, hash, key, head);
+        if (!k) {
+            return rt_call_nomem(c);
+        }
+        k->acc = a.acc;
+    }
+    return LEVEE_OK;
+}
+
+static int take_any(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    const struct levee_reducer *r = w->unit->head->steps[step].combine;
+    struct rt_port *port = rt_port_of(w, step);
+    struct rt_call call = rt_call_at(w, step, 1);
+    int code = LEVEE_OK;
+
+    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
+        code = take_one(&call, r, &in[i], port->seen + i);
+    }
+    return code;
+}
+
+/* The table is full: sent and emptied. Sums whose keys did not even come twice on average are not
+ * worth a table; for a while their records travel as they are. */
+static int table_full(struct rt_worker *w, uint32_t step)
+{
+    struct rt_port *port = rt_port_of(w, step);
+    bool useless = port->seen - port->combined_from < 2 * (uint64_t)port->combined.count;
+    int code = rt_combine_flush(w, step);
+
+    if (useless && w->unit->head->steps[step].fast != RT_FAST_NONE) {
+        port->direct_until = port->seen + 16u * RT_COMBINE_KEYS;
+    }
+    return code;
+}
+
+int rt_combine_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    const struct rt_step *s = &w->unit->head->steps[step];
+    struct rt_port *port = rt_port_of(w, step);
+    int code = LEVEE_OK;
+
+    for (size_t at = 0, some; at < n && code == LEVEE_OK; at += some) {
+        some = n - at < RT_VECTOR ? n - at : RT_VECTOR;
+        if (s->fast == RT_FAST_NONE) {
+            code = take_any(w, step, in + at, some);
+        } else if (s->node->op->to_one) {
+            code = take_total(w, step, in + at, some);
+        } else if (port->seen < port->direct_until) {
+            code = send_each(w, step, in + at, some);
+        } else {
+            code = take_fast(w, step, in + at, some);
+        }
+        port->seen += some;
+        if (code == LEVEE_OK && port->combined.count >= RT_COMBINE_KEYS) {
+            code = table_full(w, step);
+        }
+    }
+    return code;
+}
+
+int rt_combine_flush(struct rt_worker *w, uint32_t step)
+{
+    const struct rt_step *s = &w->unit->head->steps[step];
+    struct rt_port *port = rt_port_of(w, step);
+    struct rt_keys *t = &port->combined;
+    struct rt_items *row = rt_row_of(w, s);
+
+    for (size_t i = 0; i < t->count; i++) {
+        const struct rt_key *k = &t->items[i];
+        uint32_t column = rt_column_of(s->node, k->hash);
+        if (s->fast != RT_FAST_NONE) {
+            if (!send_sum(row, column, k->hash, k->key, k->head, k->sum)) {
+                return rt_worker_nomem(w);
+            }
+            continue;
+        }
+        struct rt_item *item = rt_items_add(&row[column]);
+        if (!item) {
+            return rt_worker_nomem(w);
+        }
+        *item = (struct rt_item){
+            .hash = k->hash, .key = k->key, .value = slice_of(k->acc, s->combine->size)};
+    }
+    rt_keys_clear(t);
+    port->combined_from = port->seen;
+    return LEVEE_OK;
+}

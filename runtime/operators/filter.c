@@ -1,0 +1,26 @@
+/* filter: keeps the records for which the function returns more than 0. */
+#include "runtime/operator.h"
+
+static int call(levee_output *out, const struct levee_record *in, void *arg)
+{
+    const struct rt_fn_data *d = arg;
+    size_t mark = out->count;
+    int rc = d->fn(out, in, d->arg);
+
+    out->count = mark; /* it has nothing of its own to emit */
+    return rc > 0 ? rt_output_add(out, in->key, in->value) : rc;
+}
+
+static int run(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index)
+{
+    return rt_call_each(c, in, n, index, call, c->node->op_data);
+}
+
+static const struct rt_operator filter_operator = {
+    .name = "filter", .narrow = run, .free_data = rt_free_data};
+
+levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg, const char *file,
+                              int line)
+{
+    return rt_lower_fn(s, &filter_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+}
