@@ -131,29 +131,6 @@ static const struct levee_receiver_ops receiver = {
 
 /* ---- the graph ---- */
 
-static int to_pairs(levee_output *out, const struct levee_record *in, void *arg)
-{
-    char text[32];
-    long long value = 0;
-    int key = 0;
-
-    (void)arg;
-    size_t n = in->value.len < sizeof text - 1 ? in->value.len : sizeof text - 1;
-    memcpy(text, in->value.data, n);
-    text[n] = '\0';
-    if (sscanf(text, "%d %lld", &key, &value) != 2) {
-        return -1;
-    }
-    n = (size_t)snprintf(text, sizeof text, "key-%02d", key);
-    uint8_t le[8];
-    for (int i = 0; i < 8; i++) {
-        le[i] = (uint8_t)((uint64_t)value >> (8 * i));
-    }
-    int code = levee_emit_copy(out, (struct levee_slice){(uint8_t *)text, n},
-                               (struct levee_slice){le, sizeof le});
-    return code ? code : levee_emit_i64(out, levee_text(JOB_ALL), 1);
-}
-
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     (void)arg;
@@ -161,7 +138,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
         ctx, "sender",
         &(struct levee_receiver_options){.partitions = 2, .reliable = true, .replayable = true},
         &receiver, NULL);
-    s = levee_reduce_by_key(levee_flat_map(s, to_pairs, NULL), &levee_sum_i64);
+    s = levee_reduce_by_key(levee_flat_map(s, job_to_pairs, NULL), &levee_sum_i64);
     s = levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL);
     levee_file_sink(s, "out",
                     &(struct levee_file_sink_options){.path = opt.out, .value = LEVEE_VALUE_I64});
@@ -189,17 +166,15 @@ static void submitted(void *arg, const struct levee_batch_info *info)
 /* Appends records first … last; waits while levee is full. */
 static int append_set(uint64_t first, uint64_t last, struct levee_error *err)
 {
-    static char text[JOB_SET][600];
+    static char text[JOB_SET][JOB_TEXT_MAX];
     struct levee_record records[JOB_SET];
     uint64_t ticket = 0;
     int code = LEVEE_ESTOPPED;
 
     for (uint64_t i = first; i <= last; i++) {
-        struct job_record r = job_record(opt.seed, i);
         char *t = text[i - first];
-        int n = snprintf(t, 40, "%u %lld ", r.key, (long long)r.value);
-        memset(t + n, 'x', r.padding);
-        records[i - first] = (struct levee_record){.value = {(uint8_t *)t, (size_t)n + r.padding}};
+        size_t n = job_text(opt.seed, i, t);
+        records[i - first] = (struct levee_record){.value = {(uint8_t *)t, n}};
     }
     pthread_mutex_lock(&me.mutex);
     while (!me.stopped && me.pending_count == PENDING_MAX) {

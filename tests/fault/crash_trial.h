@@ -24,11 +24,9 @@ struct trial {
     uint64_t seed;
     struct job_status *status;
     /* the oracle */
-    uint64_t records; /* in published batches */
-    uint64_t last_batch;
-    int64_t totals[JOB_KEYS];
+    struct job_fold fold; /* of what is published */
     uint64_t acked, appended;
-    char why[512];
+    char why[JOB_WHY];
 };
 
 struct trial_life {

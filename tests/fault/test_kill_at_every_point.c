@@ -18,7 +18,7 @@
  */
 #include "levee/testing.h"
 #include "tests/fault/crash_trial.h"
-#include "tests/support/suite.h"
+#include "tests/fault/numbered.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -226,18 +226,21 @@ static void strike(int point, int column, uint64_t seed)
     trial_close(&t);
 }
 
-static uint64_t seed_of_run(void)
+/* POINTS=NAME,NAME… : only these. */
+static bool wanted(const char *name)
 {
-    const char *text = getenv("SEED");
+    const char *at = getenv("POINTS");
+    size_t n = strlen(name);
 
-    return text && *text ? strtoull(text, NULL, 10) : 1;
-}
-
-static bool full(void)
-{
-    const char *text = getenv("LEVEE_FULL");
-
-    return text && *text == '1';
+    if (!at || !*at) {
+        return true;
+    }
+    for (; (at = strstr(at, name)) != NULL; at += n) {
+        if ((at[n] == ',' || !at[n]) && (at == getenv("POINTS") || at[-1] == ',')) {
+            return true;
+        }
+    }
+    return false;
 }
 
 START_TEST(every_point_has_a_phase_and_every_phase_a_point)
@@ -254,10 +257,10 @@ END_TEST
 
 START_TEST(a_kill_at_this_point_loses_and_repeats_nothing)
 {
-    uint64_t seed = seed_of_run();
+    uint64_t seed = numbered_from("SEED", 1);
 
-    for (int column = 0; column < COLUMNS; column++) {
-        if (full() || column == (int)((seed + (uint64_t)_i) % COLUMNS)) {
+    for (int column = 0; column < COLUMNS && wanted(points[_i].name); column++) {
+        if (numbered_full() || column == (int)((seed + (uint64_t)_i) % COLUMNS)) {
             strike(_i, column, seed * 1000 + (uint64_t)_i);
         }
     }

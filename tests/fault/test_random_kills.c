@@ -10,7 +10,7 @@
  * signal).
  */
 #include "tests/fault/crash_trial.h"
-#include "tests/support/suite.h"
+#include "tests/fault/numbered.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -24,13 +24,6 @@
 #define BYTES_MAX     (12u << 20)
 #define LOOK_NS       100000 /* between two looks whether the child is ready */
 #define UPTIME_MAX_US 50000
-
-static uint64_t number_from(const char *name, uint64_t otherwise)
-{
-    const char *text = getenv(name);
-
-    return text && *text ? strtoull(text, NULL, 10) : otherwise;
-}
 
 static uint64_t random_below(uint64_t *state, uint64_t n)
 {
@@ -89,7 +82,7 @@ static void does_not_grow(struct trial *t, uint64_t cycle)
 
 START_TEST(kills_at_random_lose_and_repeat_nothing)
 {
-    uint64_t kills = number_from("KILLS", 60), in_flight = 0, seed = number_from("SEED", 1);
+    uint64_t kills = numbered_from("KILLS", 60), in_flight = 0, seed = numbered_from("SEED", 1);
     uint64_t random = seed;
     struct trial t;
 
@@ -103,15 +96,15 @@ START_TEST(kills_at_random_lose_and_repeat_nothing)
             wait_us(2000 + random_below(&random, 40000));
         }
         kill_and_judge(&t, pid, i);
-        in_flight += t.appended > t.records;
+        in_flight += t.appended > t.fold.records;
         does_not_grow(&t, i);
     }
     ck_assert_msg(trial_finish(&t, JOB_SET), "seed %" PRIu64 ": %s", seed, t.why);
     printf("kills %" PRIu64 ", of them between first receive and last commit %" PRIu64
            " (%.0f %%), records %" PRIu64 ", batches %" PRIu64 ", at most %zu files, %" PRIu64
            " bytes\n",
-           kills, in_flight, 100.0 * (double)in_flight / (double)kills, t.records, t.last_batch,
-           most.files, most.bytes);
+           kills, in_flight, 100.0 * (double)in_flight / (double)kills, t.fold.records,
+           t.fold.last_batch, most.files, most.bytes);
     ck_assert_uint_ge(in_flight * 100, kills * 80);
     trial_close(&t);
 }
@@ -119,7 +112,8 @@ END_TEST
 
 START_TEST(f21_a_crash_loop_makes_progress_and_grows_nothing)
 {
-    uint64_t kills = number_from("KILLS", 60), seed = number_from("SEED", 1), random = seed + 77;
+    uint64_t kills = numbered_from("KILLS", 60), seed = numbered_from("SEED", 1),
+             random = seed + 77;
     uint64_t progress = 0;
     struct trial t;
 
@@ -130,11 +124,11 @@ START_TEST(f21_a_crash_loop_makes_progress_and_grows_nothing)
                   &(struct trial_life){.point = "BATCH_RESULT_DURABLE", .hit = 5, .forever = true}),
         TRIAL_KILLED);
     for (uint64_t i = 0; i < kills; i++) {
-        uint64_t before = t.last_batch;
+        uint64_t before = t.fold.last_batch;
         pid_t pid = trial_spawn(&t, &(struct trial_life){.forever = true});
         wait_us(1000 + random_below(&random, UPTIME_MAX_US - 1000));
         kill_and_judge(&t, pid, i);
-        progress += t.last_batch > before;
+        progress += t.fold.last_batch > before;
         does_not_grow(&t, i);
     }
     ck_assert_msg(trial_finish(&t, JOB_SET), "seed %" PRIu64 ": %s", seed, t.why);
