@@ -10,6 +10,7 @@
 #define LEVEE_TESTS_LAB_H
 
 #include "levee/testing.h"
+#include "io/io_sim.h"
 #include "runtime/context.h"
 #include "tests/fault/crash_job.h"
 #include "tests/support/suite.h"
