@@ -76,7 +76,8 @@ levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid, uint32_
     struct queue *q = ctx ? mem_zalloc(sizeof *q) : NULL;
 
     if (!q) {
-        return NULL;
+        return ctx ? rt_graph_fail(ctx->graph, file, line, LEVEE_ENOMEM, "queue source %s", uid)
+                   : NULL;
     }
     q->partitions = o.partitions;
     (void)pthread_mutex_init(&q->mutex, NULL);

@@ -371,12 +371,15 @@ static uint64_t hash_folder(struct lab *lab, const char *folder, uint64_t hash)
         char path[IO_PATH_MAX];
         uint64_t size = 0;
         const char *name = list.items[i].name;
+        if (strcmp(name, "LOCK") == 0) {
+            continue; /* it names the process that tried */
+        }
         (void)io_path(path, folder, name, NULL);
         hash = hash64(name, strlen(name), hash);
         const uint8_t *bytes = io_sim_bytes(lab->io, path, &size);
         if (!bytes) {
             hash = hash_folder(lab, path, hash);
-        } else if (strcmp(name, "LOCK") != 0) { /* it names the process that tried */
+        } else {
             hash = hash64(bytes, (size_t)size, hash);
         }
     }
