@@ -13,7 +13,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
 
     lab->source = levee_queue_source(ctx, "sender", 2);
     levee_stream *s =
-        levee_reduce_by_key(levee_flat_map(lab->source, job_to_pairs, NULL), &levee_sum_i64);
+        levee_reduce_by_key(levee_flat_map(lab->source, lab->function, lab), &levee_sum_i64);
     s = levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL);
     levee_file_sink(s, "out",
                     &(struct levee_file_sink_options){.path = LAB_OUT, .value = LEVEE_VALUE_I64});
@@ -31,7 +31,7 @@ static void listen(void *arg, int level, const char *line)
 
 void lab_open(struct lab *lab, uint64_t seed)
 {
-    *lab = (struct lab){.seed = seed, .fold.seed = seed};
+    *lab = (struct lab){.seed = seed, .fold.seed = seed, .function = job_to_pairs};
     ck_assert_int_eq(levee_sim_new(&lab->sim, &(struct levee_sim_options){.seed = seed}, &lab->err),
                      LEVEE_OK);
     lab->io = lab->sim->io;

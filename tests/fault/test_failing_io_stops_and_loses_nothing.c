@@ -398,6 +398,45 @@ START_TEST(f72_no_memory_at_any_allocation_loses_nothing)
 }
 END_TEST
 
+/* A function that fails for good stops the context; the batches behind it must not run without the
+ * records it failed on. Process death. */
+static uint64_t poisoned; /* record number; 0: none */
+
+static int fail_on_poison(levee_output *out, const struct levee_record *line, void *arg)
+{
+    char text[JOB_TEXT_MAX];
+    const struct lab *l = arg;
+
+    if (poisoned) {
+        size_t len = job_text(l->seed, poisoned, text);
+        if (slice_eq(line->value, slice_of(text, len))) {
+            return -7;
+        }
+    }
+    return job_to_pairs(out, line, arg);
+}
+
+START_TEST(f6_a_batch_that_fails_is_not_overtaken)
+{
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        lab_open(&lab, 600 + seed);
+        lab.function = fail_on_poison;
+        lab_history(&lab, 60 + seed, false, false); /* many batches to replay */
+        poisoned = seed;
+        lab_must_start(&lab);
+        lab_send(&lab, 60);
+        (void)lab_settle(&lab);
+        ck_assert(lab_stopped(&lab));
+        ck_assert_int_eq(lab.err.code, LEVEE_EFUNCTION);
+        lab_kill(&lab);
+        poisoned = 0;
+        ck_assert_msg(lab_finish(&lab), "seed %llu: %s", (unsigned long long)lab.seed, lab.why);
+        lab_close(&lab);
+    }
+    numbered_trials("f6_a_batch_that_fails_is_not_overtaken", 60);
+}
+END_TEST
+
 /* ---- 2, 25-28: torn and reordered writes (power loss) ---- */
 
 /* The power fails within each step: of a write any number of leading sectors may have happened, of
@@ -511,6 +550,7 @@ int main(void)
 {
     const TTest *const tests[] = {
         f2_a_write_cut_half_way_is_dropped,
+        f6_a_batch_that_fails_is_not_overtaken,
         f23_short_writes_and_reads_are_completed,
         f24_interrupted_calls_are_repeated,
         f25_the_last_group_torn_at_every_length_is_cut,
