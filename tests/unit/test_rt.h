@@ -11,6 +11,7 @@
 
 #include "runtime/dataset.h"
 #include "runtime/engine.h"
+#include "runtime/operator.h"
 #include "tests/support/suite.h"
 
 #define BED_SOURCES 4u
