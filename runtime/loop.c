@@ -298,19 +298,30 @@ static void run_tick(struct io_task *t)
 
 /* ---- failing and stopping ---- */
 
-static void run_fail(struct io_task *t)
+/* The first failure counts. Loop. */
+static void take_failure(levee_context *ctx)
 {
-    levee_context *ctx = CONTAINER_OF(t, levee_context, fail_task);
-
     if (!ctx->failed) {
         pthread_mutex_lock(&ctx->fail_mutex);
         ctx->why = ctx->fail_error;
         pthread_mutex_unlock(&ctx->fail_mutex);
         ctx->failed = true;
     }
+}
+
+static void run_fail(struct io_task *t)
+{
+    levee_context *ctx = CONTAINER_OF(t, levee_context, fail_task);
+
+    take_failure(ctx);
     rt_pump(ctx);
 }
 
+/*
+ * On the loop a failure holds at once, not when its task runs: the pump must not open another batch
+ * in between. A batch that failed has taken its blocks with it; its number given to other blocks
+ * would lose them (f72 found a second BATCH_OPEN 9).
+ */
 void rt_fail(levee_context *ctx, const struct levee_error *err)
 {
     pthread_mutex_lock(&ctx->fail_mutex);
@@ -320,6 +331,9 @@ void rt_fail(levee_context *ctx, const struct levee_error *err)
         ctx->fail_error = *err;
     }
     pthread_mutex_unlock(&ctx->fail_mutex);
+    if (ctx->io->ops->lane_current(ctx->loop)) {
+        take_failure(ctx);
+    }
     if (first) {
         ctx->io->ops->lane_post(ctx->loop, &ctx->fail_task);
     }
