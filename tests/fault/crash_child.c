@@ -2,6 +2,7 @@
  * The process that is killed: a small exactly-once job, started by the tests of this folder.
  *
  *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle] [--forever]
+ *                 [--close-fds]
  *
  * A sender with numbered records (crash_job.h) hands them over in sets and resumes, as a real one
  * would, behind what levee calls durable, going back a few records that were taken already. Keyed
@@ -13,7 +14,9 @@
  *
  * With --point the process kills itself with SIGKILL at that point's HIT-th pass. With --idle it
  * goes quiet now and then until the log has sealed itself. Without --forever it ends with exit code
- * 0 once RECORDS are in and drained; with it, it goes on sending until it is killed.
+ * 0 once RECORDS are in and drained; with it, it goes on sending until it is killed. With
+ * --close-fds it closes, after a few sets, every descriptor that it has not opened itself, as hosts
+ * do that turn into daemons.
  */
 #include "levee/testing.h"
 #include "tests/fault/crash_job.h"
@@ -29,7 +32,9 @@
 #include <unistd.h>
 
 #define SETS_IN_FLIGHT  2
-#define QUIET_EVERY     8 /* sets */
+#define QUIET_EVERY     8  /* sets */
+#define CLOSE_AFTER     20 /* sets */
+#define FDS             256
 #define SEAL_PATIENCE_S 3
 #define RESENT          5
 #define PENDING_MAX     1024
@@ -37,7 +42,7 @@
 static struct {
     const char *directory, *out, *point;
     uint64_t seed, records, hit;
-    bool idle, forever;
+    bool idle, forever, close_fds;
 } opt;
 
 static struct {
@@ -242,6 +247,15 @@ static bool wait_for_seal(void)
     return goes_on;
 }
 
+static void close_strange_fds(void)
+{
+    for (int fd = 3; fd < FDS; fd++) {
+        if (fd != me.acks) {
+            close(fd);
+        }
+    }
+}
+
 static int send_all(uint64_t durable, struct levee_error *err)
 {
     uint64_t next = durable > RESENT ? durable - RESENT + 1 : 1, first_new = durable + 1;
@@ -260,6 +274,9 @@ static int send_all(uint64_t durable, struct levee_error *err)
         if (!wait_for_room(last, SETS_IN_FLIGHT) ||
             !wait_for_batches(last >= first_new ? last - first_new + 1 : 0)) {
             return LEVEE_OK;
+        }
+        if (opt.close_fds && next > first_new + CLOSE_AFTER * JOB_SET) {
+            close_strange_fds();
         }
         if (opt.idle && ++sets % QUIET_EVERY == 0 && !wait_for_seal()) {
             return LEVEE_OK;
@@ -338,6 +355,8 @@ int main(int argc, char **argv)
             opt.idle = true;
         } else if (strcmp(argv[i], "--forever") == 0) {
             opt.forever = true;
+        } else if (strcmp(argv[i], "--close-fds") == 0) {
+            opt.close_fds = true;
         } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {
             opt.point = argv[++i];
             opt.hit = strtoull(argv[++i], NULL, 10);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -84,6 +85,32 @@ static bool broken(struct trial *t, const char *fmt, ...)
 
 /* ---- lives ---- */
 
+/* Does not return. */
+static void become_child(const struct trial *t, const struct trial_life *life, const char **args)
+{
+    sigset_t none;
+    int log = open(t->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)dup2(log, STDOUT_FILENO);
+    (void)dup2(log, STDERR_FILENO);
+    close(log);
+    if (life->limit_to) {
+        struct rlimit r = {.rlim_cur = life->limit_to, .rlim_max = life->limit_to};
+        (void)setrlimit(life->limit, &r);
+    }
+    /* execv promises not to write to its arguments; its type is older than const. */
+    if (life->new_pids) {
+        const char *wrapped[20] = {"unshare", "--pid", "--fork", "--kill-child"};
+        memcpy(wrapped + 4, args, 16 * sizeof *args);
+        execvp(wrapped[0], (char *const *)(uintptr_t)wrapped);
+    } else {
+        execv(args[0], (char *const *)(uintptr_t)args);
+    }
+    _exit(127);
+}
+
 pid_t trial_spawn(struct trial *t, const struct trial_life *life)
 {
     char seed[24], records[24], hit[24];
@@ -105,20 +132,14 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
     if (life->forever) {
         args[n++] = "--forever";
     }
+    if (life->close_fds) {
+        args[n++] = "--close-fds";
+    }
     __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid == 0) {
-        sigset_t none;
-        int log = open(t->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-        sigemptyset(&none);
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
-        (void)dup2(log, STDOUT_FILENO);
-        (void)dup2(log, STDERR_FILENO);
-        close(log);
-        /* execv promises not to write to its arguments; its type is older than const. */
-        execv(args[0], (char *const *)(uintptr_t)args);
-        _exit(127);
+        become_child(t, life, args);
     }
     return pid;
 }
@@ -322,27 +343,37 @@ void trial_tear_tail(struct trial *t)
     ck_assert_msg(torn, "no segment with data in %s", t->dir);
 }
 
-bool trial_flip_checkpoint(struct trial *t)
+const char *trial_newest_checkpoint(const struct trial *t)
 {
+    static char path[600];
     struct dirent **names = NULL;
-    char path[600];
-    uint8_t byte;
 
     (void)snprintf(path, sizeof path, "%s/checkpoint", t->dir);
     int n = scandir(path, &names, is_checkpoint, alphasort);
     if (n > 0) {
         (void)snprintf(path, sizeof path, "%s/checkpoint/%s", t->dir, names[n - 1]->d_name);
-        int fd = open(path, O_RDWR);
-        ck_assert_int_eq(pread(fd, &byte, 1, 5000), 1);
-        byte ^= 0x10;
-        ck_assert_int_eq(pwrite(fd, &byte, 1, 5000), 1);
-        close(fd);
     }
     for (int i = 0; i < n; i++) {
         free(names[i]);
     }
     free(names);
-    return n > 0;
+    return n > 0 ? path : NULL;
+}
+
+bool trial_flip_checkpoint(struct trial *t, uint64_t offset)
+{
+    const char *path = trial_newest_checkpoint(t);
+    uint8_t byte;
+
+    if (!path) {
+        return false;
+    }
+    int fd = open(path, O_RDWR);
+    ck_assert_int_eq(pread(fd, &byte, 1, (off_t)offset), 1);
+    byte ^= 1;
+    ck_assert_int_eq(pwrite(fd, &byte, 1, (off_t)offset), 1);
+    close(fd);
+    return true;
 }
 
 static void add_folder(const char *path, size_t *files, uint64_t *bytes)

@@ -33,7 +33,11 @@ struct trial_life {
     const char *point; /* NULL: none */
     uint64_t hit;
     bool idle, forever;
+    bool close_fds;   /* the host closes descriptors that are not its own, once data flows */
+    bool new_pids;    /* in a pid namespace of its own */
     uint64_t records; /* without forever */
+    int limit;        /* RLIMIT_…, where limit_to is not 0 */
+    uint64_t limit_to;
 };
 
 void trial_open(struct trial *t, uint64_t seed);
@@ -52,8 +56,10 @@ const char *trial_said(const struct trial *t);
 
 /* Bytes behind the end of the log, as a group leaves them whose write was cut short. */
 void trial_tear_tail(struct trial *t);
-/* One byte of the newest checkpoint file; false: there is none. */
-bool trial_flip_checkpoint(struct trial *t);
+/* One bit of the newest checkpoint file; false: there is none. */
+bool trial_flip_checkpoint(struct trial *t, uint64_t offset);
+/* Path of the newest checkpoint file. */
+const char *trial_newest_checkpoint(const struct trial *t);
 /* Files and bytes below the state directory. */
 void trial_size(const struct trial *t, size_t *ret_files, uint64_t *ret_bytes);
 

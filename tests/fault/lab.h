@@ -25,7 +25,7 @@ struct lab {
     struct io *io;
     levee_context *ctx;
     levee_stream *source;
-    levee_record_fn function; /* what the job does with a line: job_to_pairs */
+    levee_record_fn function;     /* what the job does with a line: job_to_pairs */
     struct levee_options options; /* tests may change them before a start */
     uint64_t seed;
     struct uuid context;

@@ -148,7 +148,7 @@ static void prepare(struct trial *t, int column, enum phase phase)
     if (phase == DAMAGED) {
         /* Two disjoint chains exist once the log was trimmed: then any file may be lost. */
         die(t, column, "WAL_AFTER_TRIM", ALWAYS, 1);
-        ck_assert(trial_flip_checkpoint(t));
+        ck_assert(trial_flip_checkpoint(t, 5000));
     } else if (phase == RECOVER || phase == TORN) {
         history(t, column);
     }
