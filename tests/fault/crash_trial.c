@@ -69,7 +69,8 @@ void trial_close(struct trial *t)
 
     (void)munmap(t->status, sizeof *t->status);
     (void)snprintf(command, sizeof command, "rm -rf '%s'", t->root);
-    ck_assert_int_eq(system(command), 0);
+    /* A folder of our own making, without quotes in its name. */
+    ck_assert_int_eq(system(command), 0); /* NOLINT(cert-env33-c) */
 }
 
 static bool broken(struct trial *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -54,7 +54,7 @@ static bool live_under(int limit, uint64_t to)
     uint64_t records = trial.appended + 600;
     pid_t pid = trial_spawn(
         &trial, &(struct trial_life){.records = records, .limit = limit, .limit_to = to});
-    int code = trial_wait(&trial, pid, 4000);
+    int code = trial_wait(&trial, pid, 2500);
     const char *said = trial_said(&trial);
     bool waits = code == TRIAL_TOO_LATE && strstr(said, "waits") != NULL;
 
@@ -105,7 +105,7 @@ START_TEST(f75_threads_that_cannot_start_leave_the_state_as_it_was)
         return; /* a sanitizer needs the whole address space for itself */
     }
     open_with_history(75);
-    for (uint64_t mib = 16; mib <= 128; mib += 16, trials++) {
+    for (uint64_t mib = 16; mib <= 96; mib += 20, trials++) {
         refused += live_under(RLIMIT_AS, mib << 20);
     }
     ck_assert_uint_gt(refused, 0);
@@ -122,7 +122,7 @@ START_TEST(f76_too_little_address_space_is_a_typed_error)
         return;
     }
     open_with_history(76);
-    for (uint64_t mib = 120; mib <= 960; mib += 120, trials++) {
+    for (uint64_t mib = 120; mib <= 960; mib += 280, trials++) {
         (void)live_under(RLIMIT_AS, (mib << 20) + 4096 * mib);
     }
     finish();
