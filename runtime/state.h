@@ -86,7 +86,7 @@ bool rt_table_remove(struct rt_table *t, uint64_t hash, struct rt_entry *e);
 /* Packs the dirty entries, group by group, and forgets that they were. */
 int rt_table_gather(struct rt_table *t, struct ckpt_slices *ret, struct levee_error *err);
 /* A stored entry; a later one of the same key replaces it, an absent value removes it. */
-int rt_table_load(struct rt_table *t, const struct ckpt_entry *e, struct levee_error *err);
+int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_error *err);
 /* Recomputed over all entries, dirty ones as they are now. */
 uint64_t rt_table_digest_now(const struct rt_table *t);
 /* Adds to both: keys present, bytes held by entries, slots, lists and what lies outside. */

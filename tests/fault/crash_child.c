@@ -176,6 +176,9 @@ static int append_set(uint64_t first, uint64_t last, struct levee_error *err)
     uint64_t ticket = 0;
     int code = LEVEE_ESTOPPED;
 
+    if (!me.status) {
+        return LEVEE_ESTATE; /* main maps it first */
+    }
     for (uint64_t i = first; i <= last; i++) {
         char *t = text[i - first];
         size_t n = job_text(opt.seed, i, t);

@@ -70,7 +70,8 @@ static inline int64_t number_of(struct bytes b)
 
 static inline bool same(struct bytes a, struct bytes b)
 {
-    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+    return a.len == b.len &&
+           (a.len == 0 || !a.data || !b.data || memcmp(a.data, b.data, a.len) == 0);
 }
 
 static inline void add(struct set *s, uint32_t partition, struct rec r)
