@@ -403,8 +403,10 @@ void rt_loop_init(levee_context *ctx)
 static int ask_to_stop(levee_context *ctx, bool drain, uint32_t deadline_ms,
                        struct levee_error *err)
 {
-    int code = ctx ? io_check_fork(ctx->io, err) : err_set(err, LEVEE_EINVALID, "no context");
-
+    if (!ctx) {
+        return err_set(err, LEVEE_EINVALID, "no context");
+    }
+    int code = io_check_fork(ctx->io, err);
     if (code) {
         return code;
     }
@@ -437,8 +439,10 @@ static bool is_stopped(void *arg)
 
 static int await_until(levee_context *ctx, uint64_t deadline_ns, struct levee_error *err)
 {
-    int code = ctx ? io_check_fork(ctx->io, err) : err_set(err, LEVEE_EINVALID, "no context");
-
+    if (!ctx) {
+        return err_set(err, LEVEE_EINVALID, "no context");
+    }
+    int code = io_check_fork(ctx->io, err);
     if (code) {
         return code;
     }

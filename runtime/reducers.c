@@ -214,7 +214,7 @@ static int concat_bytes(levee_output *out, void *acc, const uint8_t *more, size_
         if (!bytes) {
             return LEVEE_ENOMEM;
         }
-        if (a->len) {
+        if (a->bytes && a->len) {
             memcpy(bytes, a->bytes, a->len);
         }
         a->bytes = bytes;

@@ -20,7 +20,7 @@ static uint8_t *put_value(uint8_t *p, struct levee_slice value)
         *p++ = (uint8_t)(v | 0x80);
     }
     *p++ = (uint8_t)v;
-    if (value.len) {
+    if (value.data && value.len) {
         memcpy(p, value.data, value.len);
     }
     return p + value.len;

@@ -223,8 +223,8 @@ static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t
     int code = LEVEE_OK;
 
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
-        if (i + 2u * AHEAD < n) {
-            rt_table_prefetch(t, keys[i + 2u * AHEAD].hash);
+        if (i + (size_t)2 * AHEAD < n) {
+            rt_table_prefetch(t, keys[i + (size_t)2 * AHEAD].hash);
         }
         if (i + AHEAD < n) {
             rt_table_prefetch_entry(t, keys[i + AHEAD].hash);
