@@ -100,7 +100,10 @@ static int receiver_start(void *self, levee_inlet *inlet, struct levee_error *er
 {
     (void)self;
     (void)err;
+    pthread_mutex_lock(&me.mutex);
     me.inlet = inlet;
+    pthread_cond_broadcast(&me.changed);
+    pthread_mutex_unlock(&me.mutex);
     return LEVEE_OK;
 }
 
@@ -289,6 +292,18 @@ static int send_all(uint64_t durable, struct levee_error *err)
     return LEVEE_OK;
 }
 
+/* The loop starts receivers, at its own time; false: it has stopped before. */
+static bool wait_for_inlet(void)
+{
+    pthread_mutex_lock(&me.mutex);
+    while (!me.stopped && !me.inlet) {
+        pthread_cond_wait(&me.changed, &me.mutex);
+    }
+    bool there = me.inlet != NULL;
+    pthread_mutex_unlock(&me.mutex);
+    return there;
+}
+
 /* A fact of the source, logged before anything is received, as Kafka's resolved offsets are. */
 static int remember_start(struct levee_error *err)
 {
@@ -320,6 +335,11 @@ static int run(struct levee_error *err)
     code = code ? code : levee_get_or_create(&me.ctx, &o, build, NULL, err);
     code = code ? code : levee_start(me.ctx, err);
     if (code) {
+        return code;
+    }
+    if (!wait_for_inlet()) {
+        code = levee_await(me.ctx, err);
+        levee_free(me.ctx);
         return code;
     }
     if ((code = remember_start(err)) != LEVEE_OK) {
