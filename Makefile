@@ -105,7 +105,7 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim bench demo lint \
-	fmt layers symbols install uninstall torture cov valgrind clean FORCE
+	fmt layers symbols mutants install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
 	@printf 'levee %s   (variables: MODE=%s CC=%s WITH_KAFKA=%s V=%s)\n\n' \
@@ -194,6 +194,8 @@ demo: ## word counts over Kafka's protocol, killed again and again (TEXT= KILLS=
 	@scripts/deps build
 	@$(PARALLEL) lib examples tests
 	@BUILD=$(B) TEXT='$(TEXT)' KILLS='$(KILLS)' OUT='$(OUT)' KAFKA='$(KAFKA)' scripts/demo
+mutants: ## eleven seeded bugs, each of which must make the tests fail
+	@scripts/mutants
 torture: ## the tests under ASan+UBSan (gcc, clang), TSan and valgrind; takes long
 	@scripts/torture
 valgrind: ## the unit tests under valgrind
