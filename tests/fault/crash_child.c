@@ -316,6 +316,29 @@ static int remember_start(struct levee_error *err)
     return levee_inlet_remember(me.inlet, "start", levee_text("here"), err);
 }
 
+/* From a context that has started to one that has stopped. */
+static int live(struct levee_error *err)
+{
+    int code = wait_for_inlet() ? remember_start(err) : LEVEE_OK;
+
+    if (code) {
+        return code;
+    }
+    if (me.inlet) {
+        uint64_t durable = levee_inlet_position(me.inlet, levee_text("sender"));
+        tell("resume", durable);
+        me.acked = durable;
+        __atomic_store_n(&me.status->started, durable > 0 ? durable : 1, __ATOMIC_SEQ_CST);
+        code = send_all(durable, err);
+    }
+    if (code) {
+        return code;
+    }
+    /* Refused only if it is stopping already: then await says why. */
+    (void)levee_drain(me.ctx, 0, NULL);
+    return levee_await(me.ctx, err);
+}
+
 static int run(struct levee_error *err)
 {
     static const struct levee_listener listener = {
@@ -334,28 +357,9 @@ static int run(struct levee_error *err)
 
     code = code ? code : levee_get_or_create(&me.ctx, &o, build, NULL, err);
     code = code ? code : levee_start(me.ctx, err);
-    if (code) {
-        return code;
-    }
-    if (!wait_for_inlet()) {
-        code = levee_await(me.ctx, err);
-        levee_free(me.ctx);
-        return code;
-    }
-    if ((code = remember_start(err)) != LEVEE_OK) {
-        return code;
-    }
-    uint64_t durable = levee_inlet_position(me.inlet, levee_text("sender"));
-    tell("resume", durable);
-    me.acked = durable;
-    __atomic_store_n(&me.status->started, durable > 0 ? durable : 1, __ATOMIC_SEQ_CST);
-    code = send_all(durable, err);
-    if (!code) {
-        (void)levee_drain(me.ctx, 0,
-                          NULL); /* refused only if it stops already, which await tells */
-        code = levee_await(me.ctx, err);
-    }
+    code = code ? code : live(err);
     levee_free(me.ctx);
+    levee_sim_free(machine);
     return code;
 }
 
