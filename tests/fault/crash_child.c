@@ -31,7 +31,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SETS_IN_FLIGHT  2
+#define SETS_IN_FLIGHT 2
+/* Even seeds: more on the way than the buffer holds, so that the sender is held back and a start
+ * reads from the log again what did not fit. */
+#define TIGHT_SETS      60
+#define TIGHT_BUFFER    (24u << 10)
 #define QUIET_EVERY     8  /* sets */
 #define CLOSE_AFTER     20 /* sets */
 #define FDS             256
@@ -57,7 +61,8 @@ static struct {
     } pending[PENDING_MAX]; /* sets on their way to the disk, oldest first */
     size_t pending_count;
     uint64_t acked, completed;
-    bool stopped, sealed;
+    bool stopped, sealed, ready;
+    uint64_t sets_in_flight;
     const char *const *names;
     size_t name_count;
 } me = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -134,8 +139,20 @@ static void receiver_durable(void *self, uint64_t ticket)
     pthread_mutex_unlock(&me.mutex);
 }
 
-static const struct levee_receiver_ops receiver = {
-    .version = 1, .start = receiver_start, .stop = receiver_stop, .durable = receiver_durable};
+static void receiver_ready(void *self)
+{
+    (void)self;
+    pthread_mutex_lock(&me.mutex);
+    me.ready = true;
+    pthread_cond_broadcast(&me.changed);
+    pthread_mutex_unlock(&me.mutex);
+}
+
+static const struct levee_receiver_ops receiver = {.version = 1,
+                                                   .start = receiver_start,
+                                                   .stop = receiver_stop,
+                                                   .durable = receiver_durable,
+                                                   .ready = receiver_ready};
 
 /* ---- the graph ---- */
 
@@ -191,20 +208,22 @@ static int append_set(uint64_t first, uint64_t last, struct levee_error *err)
     while (!me.stopped && me.pending_count == PENDING_MAX) {
         pthread_cond_wait(&me.changed, &me.mutex);
     }
-    if (!me.stopped) {
-        /* Before the append, so that the status never lags behind what levee has. */
-        if (last > me.status->appended) {
-            __atomic_store_n(&me.status->appended, last, __ATOMIC_SEQ_CST);
-        }
-        code =
-            levee_inlet_append(me.inlet,
-                               &(struct levee_append){.producer = levee_text("sender"),
-                                                      .partition = (uint32_t)(first / JOB_SET % 2),
-                                                      .first_sequence = first,
-                                                      .records = records,
-                                                      .count = (size_t)(last - first + 1)},
-                               &ticket, err);
+    /* Before the append, so that the status never lags behind what levee has. */
+    if (!me.stopped && last > me.status->appended) {
+        __atomic_store_n(&me.status->appended, last, __ATOMIC_SEQ_CST);
     }
+    const struct levee_append append = {.producer = levee_text("sender"),
+                                        .partition = (uint32_t)(first / JOB_SET % 2),
+                                        .first_sequence = first,
+                                        .records = records,
+                                        .count = (size_t)(last - first + 1)};
+    do {
+        me.ready = false;
+        code = me.stopped ? LEVEE_ESTOPPED : levee_inlet_append(me.inlet, &append, &ticket, err);
+        while (code == LEVEE_EFULL && !me.ready && !me.stopped) {
+            pthread_cond_wait(&me.changed, &me.mutex);
+        }
+    } while (code == LEVEE_EFULL);
     if (code == LEVEE_OK) {
         me.pending[me.pending_count].ticket = ticket;
         me.pending[me.pending_count++].last = last;
@@ -229,7 +248,7 @@ static bool wait_for_room(uint64_t sent, uint64_t in_flight_max)
 static bool wait_for_batches(uint64_t sent_here)
 {
     pthread_mutex_lock(&me.mutex);
-    while (!me.stopped && me.completed + SETS_IN_FLIGHT * JOB_SET < sent_here) {
+    while (!me.stopped && me.completed + me.sets_in_flight * JOB_SET < sent_here) {
         pthread_cond_wait(&me.changed, &me.mutex);
     }
     bool goes_on = !me.stopped;
@@ -277,7 +296,7 @@ static int send_all(uint64_t durable, struct levee_error *err)
             return me.stopped ? LEVEE_OK : code;
         }
         next = last + 1;
-        if (!wait_for_room(last, SETS_IN_FLIGHT) ||
+        if (!wait_for_room(last, me.sets_in_flight) ||
             !wait_for_batches(last >= first_new ? last - first_new + 1 : 0)) {
             return LEVEE_OK;
         }
@@ -349,6 +368,8 @@ static int run(struct levee_error *err)
                               .batch_interval_ms = 5,
                               .segment_bytes = 64 << 10,
                               .checkpoint_batches = 2,
+                              .buffer_bytes = opt.seed % 2 ? 0 : TIGHT_BUFFER,
+                              .block_bytes = opt.seed % 2 ? 0 : TIGHT_BUFFER / 8,
                               .workers = 2,
                               .partitions = 4,
                               .guarantee = LEVEE_EXACTLY_ONCE,
@@ -391,6 +412,7 @@ int main(int argc, char **argv)
     }
     (void)signal(SIGXFSZ,
                  SIG_IGN); /* the library touches no signal: a full quota is an error here */
+    me.sets_in_flight = opt.seed % 2 ? SETS_IN_FLIGHT : TIGHT_SETS;
     me.names = levee_crash_point_names(&me.name_count);
     me.acks = open(argv[3], O_WRONLY | O_APPEND | O_CREAT, 0644);
     int fd = open(argv[4], O_RDWR | O_CREAT, 0644);

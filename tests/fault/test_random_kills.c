@@ -82,7 +82,8 @@ static void does_not_grow(struct trial *t, uint64_t cycle)
 
 START_TEST(kills_at_random_lose_and_repeat_nothing)
 {
-    uint64_t kills = numbered_from("KILLS", 60), in_flight = 0, seed = numbered_from("SEED", 1);
+    uint64_t kills = numbered_from("KILLS", 60), in_flight = 0,
+             seed = numbered_from("SEED", 1) + (uint64_t)_i;
     uint64_t random = seed;
     struct trial t;
 
@@ -147,8 +148,8 @@ int main(void)
 
     tcase_set_timeout(kills, 1200);
     tcase_set_timeout(loop, 1200);
-    tcase_add_test(kills, kills_at_random_lose_and_repeat_nothing);
-    tcase_add_test(loop, f21_a_crash_loop_makes_progress_and_grows_nothing);
+    tcase_add_loop_test(kills, kills_at_random_lose_and_repeat_nothing, 0, 2);
+    tcase_add_loop_test(loop, f21_a_crash_loop_makes_progress_and_grows_nothing, 0, 2);
     suite_add_tcase(s, kills);
     suite_add_tcase(s, loop);
     return suite_main(s);
