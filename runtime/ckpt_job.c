@@ -209,15 +209,16 @@ static int retain(struct rt_ckpt *c, struct levee_error *err)
 {
     struct ckpt_versions *v = &c->store.versions;
     bool *keep = mem_zalloc(v->count + 1);
-    int code = keep ? LEVEE_OK : err_nomem(err, v->count);
+    int code = LEVEE_OK;
 
-    if (code == LEVEE_OK) {
-        ckpt_retain(v, keep);
-        for (size_t i = v->count; i-- > 0 && code == LEVEE_OK;) {
-            if (!keep[i] && !v->items[i].bad) {
-                struct ckpt_version gone = v->items[i];
-                code = ckpt_remove(&c->store, &gone, err); /* takes it out of the list */
-            }
+    if (!keep) {
+        return err_nomem(err, v->count);
+    }
+    ckpt_retain(v, keep);
+    for (size_t i = v->count; i-- > 0 && code == LEVEE_OK;) {
+        if (!keep[i] && !v->items[i].bad) {
+            struct ckpt_version gone = v->items[i];
+            code = ckpt_remove(&c->store, &gone, err); /* takes it out of the list */
         }
     }
     mem_free(keep);

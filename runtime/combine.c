@@ -184,7 +184,7 @@ static int table_full(struct rt_worker *w, uint32_t step)
     int code = rt_combine_flush(w, step);
 
     if (useless && w->unit->head->steps[step].fast != RT_FAST_NONE) {
-        port->direct_until = port->seen + 16u * RT_COMBINE_KEYS;
+        port->direct_until = port->seen + (uint64_t)16 * RT_COMBINE_KEYS;
     }
     return code;
 }

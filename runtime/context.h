@@ -303,7 +303,7 @@ bool rt_source_exhausted(struct rt_source *s);
 uint64_t rt_source_first_waiting(struct rt_source *s); /* its LSN; UINT64_MAX: none */
 /* Blocks of a batch are done: memory goes back, somebody may be ready again. */
 void rt_blocks_release(levee_context *ctx, struct rt_block **blocks, size_t n);
-void rt_inlet_gather(void *ctx); /* wal's gather hook: seals what is open */
+void rt_inlet_gather(void *arg); /* wal's gather hook: seals what is open */
 /* Recovery: a block or fact read back from the log or a checkpoint. Takes the block. */
 int rt_source_restore_block(struct rt_source *s, struct rt_block *b, struct levee_error *err);
 int rt_source_restore_fact(struct rt_source *s, struct levee_slice name, struct levee_slice value,

@@ -267,7 +267,9 @@ int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_
         rt_engine_free_slices(slices, n);
         return code;
     }
-    qsort(slices, n, sizeof *slices, by_table);
+    if (n) {
+        qsort(slices, n, sizeof *slices, by_table);
+    }
     *ret = slices;
     *ret_count = n;
     return LEVEE_OK;

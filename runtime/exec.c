@@ -63,7 +63,7 @@ static int rewrite(struct rt_worker *w, uint32_t step, struct levee_record *io, 
  */
 static void adapt_width(struct rt_port *port, size_t emitted)
 {
-    if (emitted > 2u * RT_VECTOR && port->width > 4) {
+    if (emitted > (size_t)2 * RT_VECTOR && port->width > 4) {
         port->width /= 2;
     } else if (emitted < RT_VECTOR / 2 && port->width < RT_VECTOR) {
         port->width *= 2;

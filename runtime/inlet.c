@@ -487,14 +487,14 @@ int levee_inlet_append(levee_inlet *in, const struct levee_append *a, uint64_t *
 int levee_inlet_hello(levee_inlet *in, struct levee_slice producer, uint64_t *ret_durable,
                       uint64_t *ret_connection, struct levee_error *err)
 {
-    struct rt_producer *p;
+    struct rt_producer *p = NULL;
     int code;
 
     pthread_mutex_lock(&in->mutex);
     code = in->taking
                ? producer_get(in, producer, &p, err)
                : err_set(err, LEVEE_ESTOPPED, "source %s takes nothing any more", in->node->uid);
-    if (code == LEVEE_OK) {
+    if (code == LEVEE_OK && p) {
         p->connection = ++in->next_connection;
         *ret_connection = p->connection;
         *ret_durable = p->durable;

@@ -281,10 +281,15 @@ static void seal_idle(struct wal *w)
     if (has_failed(w) || atomic_load(&w->witnessed_lsn) == atomic_load(&w->durable_lsn)) {
         return;
     }
-    if (group_end(w, 0) > w->size) {
-        return; /* full: the next segment's first group is the witness */
+    int code = group_end(w, 0) > w->size ? wal_roll(w, &err) : LEVEE_OK;
+    if (code == LEVEE_EFULL) {
+        arm_idle(w); /* the segment is full and no spare is ready: the last group wants its witness
+                        all the same */
+        return;
     }
-    int code = write_group(w, &none, WAL_IDLE_SEAL, &err);
+    if (code == LEVEE_OK) {
+        code = write_group(w, &none, WAL_IDLE_SEAL, &err);
+    }
     if (code) {
         wal_fail(w, &err);
         return;
