@@ -169,7 +169,7 @@ static int find_dir(struct sim_io *sim, const char *verb, const char *path, stru
 int sim_sync_dir(struct io *io, const char *path, struct levee_error *err)
 {
     struct sim_io *sim = sim_io(io);
-    struct sim_inode *dir;
+    struct sim_inode *dir = NULL;
     int rc = find_dir(sim, "sync directory", path, &dir, err);
 
     if (rc != LEVEE_OK) {
@@ -190,7 +190,7 @@ int sim_sync_dir(struct io *io, const char *path, struct levee_error *err)
 int sim_list(struct io *io, const char *path, struct io_list *ret, struct levee_error *err)
 {
     struct sim_io *sim = sim_io(io);
-    struct sim_inode *dir;
+    struct sim_inode *dir = NULL;
     int rc = find_dir(sim, "list", path, &dir, err);
 
     if (rc != LEVEE_OK) {
@@ -203,7 +203,7 @@ int sim_list(struct io *io, const char *path, struct io_list *ret, struct levee_
 int sim_free_space(struct io *io, const char *path, uint64_t *ret, struct levee_error *err)
 {
     struct sim_io *sim = sim_io(io);
-    struct io_stat st;
+    struct io_stat st = {0};
     int rc = sim_stat(io, path, &st, err);
 
     if (rc != LEVEE_OK) {

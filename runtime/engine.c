@@ -256,10 +256,13 @@ int rt_engine_gather(struct rt_engine *e, struct ckpt_slices **ret, size_t *ret_
                      struct levee_error *err)
 {
     struct ckpt_slices *slices = mem_zalloc((e->table_count + 1) * sizeof *slices);
-    int code = slices ? LEVEE_OK : err_nomem(err, e->table_count * sizeof *slices);
+    int code = LEVEE_OK;
     size_t n = 0;
 
     ASSERT(e->current == NULL);
+    if (!slices) {
+        return err_nomem(err, e->table_count * sizeof *slices);
+    }
     for (; n < e->table_count && code == LEVEE_OK; n++) {
         code = rt_table_gather(&e->tables[n], &slices[n], err);
     }
