@@ -513,6 +513,13 @@ static void rung_9a(uint64_t keys, uint64_t dirty, size_t rounds)
     free(ratios);
 }
 
+static bool wanted(const char *rung)
+{
+    const char *only = getenv("ONLY");
+
+    return !only || strstr(only, rung) != NULL;
+}
+
 int main(int argc, char **argv)
 {
     bool quick = getenv("BENCH_QUICK") != NULL;
@@ -520,18 +527,23 @@ int main(int argc, char **argv)
     size_t size = quick ? 10 : 1;
 
     pairs = pairs ? pairs : 1;
-    if (getenv("ONLY") == NULL || strstr(getenv("ONLY"), "5a"))
+    if (wanted("5a")) {
         rung_5a(100000 / size, pairs);
-    if (getenv("ONLY") == NULL || strstr(getenv("ONLY"), "5b"))
+    }
+    if (wanted("5b")) {
         rung_keyed("5b", "engine: keyed state, one key per 100 B line, 1 M keys / bare loop", true,
                    1000000 / size, 1000000, pairs);
-    if (getenv("ONLY") == NULL || strstr(getenv("ONLY"), "5c"))
+    }
+    if (wanted("5c")) {
         rung_keyed("5c", "engine: keyed state, one key per 100 B line, 10 k keys / bare loop", true,
                    1000000 / size, 10000, pairs);
-    if (getenv("ONLY") == NULL || strstr(getenv("ONLY"), "5e"))
+    }
+    if (wanted("5e")) {
         rung_keyed("5e", "engine: keyed state, 16 B records, 1 M keys / bare loop with prefetch",
                    false, 4000000 / size, 1000000, pairs);
-    if (getenv("ONLY") == NULL || strstr(getenv("ONLY"), "9a"))
+    }
+    if (wanted("9a")) {
         rung_9a(1000000 / size, 10000 / size, pairs);
+    }
     return 0;
 }

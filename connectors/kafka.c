@@ -343,7 +343,7 @@ static void kafka_destroy(void *self)
     if (!s) {
         return;
     }
-    for (size_t i = 0; i < s->property_count; i++) {
+    for (size_t i = 0; s->properties && i < s->property_count; i++) {
         mem_free(s->properties[i]);
     }
     mem_free(s->properties);

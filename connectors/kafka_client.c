@@ -16,7 +16,7 @@
 
 #define ASK_FIRST_MS     150
 #define ASK_MAX_MS       2400
-#define UNKNOWN_PATIENCE (5u * KAFKA_SECOND_NS) /* a topic just created shows up late */
+#define UNKNOWN_PATIENCE ((uint64_t)5 * KAFKA_SECOND_NS) /* a topic just created shows up late */
 #define REPORT_EVERY     (5u * (uint64_t)KAFKA_SECOND_NS)
 
 /* ---- settings ---- */

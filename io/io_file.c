@@ -82,6 +82,7 @@ static int vectors_left(struct iovec part[VECTORS_MAX], const struct iovec *iov,
 {
     int n = count < VECTORS_MAX ? count : VECTORS_MAX;
 
+    ASSERT(n > 0);
     for (int i = 0; i < n; i++) {
         part[i] = iov[i];
     }

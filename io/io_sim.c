@@ -176,6 +176,7 @@ static bool step_before(struct sim_io *sim, uint64_t limit_ns)
         sim->now_ns = due;
         ready = runnable(sim, &due);
     }
+    ASSERT(ready > 0); /* what is due has become runnable */
     uint64_t skip = rng_next(&sim->schedule_rng) % ready;
     struct io_lane *lane = sim->lanes;
     while (lane->queue.ready.head == NULL || skip > 0) {

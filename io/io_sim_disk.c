@@ -203,8 +203,10 @@ static void resolve_sector(struct sim_inode *inode, uint64_t s, bool keep_size, 
     bool behind_cut = inode->cut != SIM_NO_CUT && s >= sectors_of(inode->cut);
     uint64_t draw = rng_next(rng) % 1000;
 
+    /* The order of the rules is D2's and D5's: two of them give the old bytes back. */
+    /* NOLINTNEXTLINE(bugprone-branch-clone) */
     if (inode->states[s] == SECTOR_LOST || (behind_cut && !keep_size)) {
-        memcpy(now, old, SIM_SECTOR); /* D2, D5 */
+        memcpy(now, old, SIM_SECTOR);
     } else if (draw < keep_per_mille) {
         return;
     } else if (draw < (uint64_t)keep_per_mille + garble_per_mille) {
