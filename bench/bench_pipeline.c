@@ -218,6 +218,7 @@ static struct levee_options options(uint32_t checkpoint_ms)
     return (struct levee_options){.directory = "state",
                                   .batch_interval_ms = 100,
                                   .workers = 1,
+                                  .buffer_bytes = 256u << 20,
                                   .checkpoint_ms = checkpoint_ms,
                                   .stop_at_end = true};
 }
@@ -316,7 +317,7 @@ int main(void)
     struct input in = {0};
 
     make_input(&in, quick ? 20000 : 500000);
-    rung_5a_9e(&in, quick ? 1 : 10, quick ? 2 : 20);
+    rung_5a_9e(&in, quick ? 1 : 40, quick ? 2 : 3);
     free(in.text);
     free(in.lines);
     return 0;

@@ -11,6 +11,7 @@
 #include "runtime/exec.h"
 
 #define RT_COMBINE_KEYS 16384u
+#define TO_ONE_HASH     1u /* of the absent key, where all records have that one */
 
 static inline int64_t value_of(enum rt_fast fast, struct levee_slice value)
 {
@@ -18,11 +19,6 @@ static inline int64_t value_of(enum rt_fast fast, struct levee_slice value)
         return 1;
     }
     return value.len == 8 ? (int64_t)get_le64(value.data) : 0;
-}
-
-static inline void add_sum(struct rt_key *k, int64_t v)
-{
-    k->sum = (int64_t)((uint64_t)k->sum + (uint64_t)v); /* wraps around */
 }
 
 static bool send_sum(struct rt_items *row, uint32_t column, uint64_t hash, struct levee_slice key,
@@ -39,25 +35,23 @@ static bool send_sum(struct rt_items *row, uint32_t column, uint64_t hash, struc
     return item != NULL;
 }
 
-/* One vector into sums. All hashes first, so that the slots are on their way when they are needed.
+/* One vector into sums. All hashes first, so that the entries are on their way when they are
+ * needed.
  */
 static int take_fast(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
 {
     enum rt_fast fast = w->unit->head->steps[step].fast;
-    struct rt_keys *t = &rt_port_of(w, step)->combined;
+    struct rt_sums *t = &rt_port_of(w, step)->sums;
     uint64_t hashes[RT_VECTOR];
 
     for (size_t i = 0; i < n; i++) {
         hashes[i] = hash_key(in[i].key.data, in[i].key.len);
-        map_prefetch(&t->map, hashes[i]);
+        rt_sums_prefetch(t, hashes[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        uint64_t head = rt_key_head(in[i].key);
-        struct rt_key *k = rt_keys_find(t, hashes[i], in[i].key, head);
-        if (UNLIKELY(!k) && !(k = rt_keys_add(t, hashes[i], in[i].key, head))) {
+        if (UNLIKELY(!rt_sums_add(t, hashes[i], in[i].key, value_of(fast, in[i].value)))) {
             return rt_worker_nomem(w);
         }
-        add_sum(k, value_of(fast, in[i].value));
     }
     return LEVEE_OK;
 }
@@ -82,15 +76,14 @@ static int send_each(struct rt_worker *w, uint32_t step, const struct levee_reco
 static int take_total(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
 {
     enum rt_fast fast = w->unit->head->steps[step].fast;
-    struct rt_keys *t = &rt_port_of(w, step)->combined;
+    uint64_t total = 0;
 
-    if (t->count == 0 && !rt_keys_add(t, 1, slice_of(NULL, 0), 0)) {
-        return rt_worker_nomem(w);
-    }
     for (size_t i = 0; i < n; i++) {
-        add_sum(&t->items[0], value_of(fast, in[i].value));
+        total += (uint64_t)value_of(fast, in[i].value); /* wraps around */
     }
-    return LEVEE_OK;
+    return rt_sums_add(&rt_port_of(w, step)->sums, TO_ONE_HASH, slice_of(NULL, 0), (int64_t)total)
+               ? LEVEE_OK
+               : rt_worker_nomem(w);
 }
 
 /* ---- any reducer ---- */
@@ -129,7 +122,7 @@ static int take_one(struct rt_call *c, const struct levee_reducer *r, const stru
     struct rt_keys *t = &rt_port_of(w, c->step)->combined;
     bool to_one = c->node->op->to_one;
     struct levee_slice key = to_one ? slice_of(NULL, 0) : in->key;
-    uint64_t hash = to_one ? 1 : hash_key(key.data, key.len), head = rt_key_head(key);
+    uint64_t hash = to_one ? TO_ONE_HASH : hash_key(key.data, key.len), head = rt_key_head(key);
     struct rt_key *k = rt_keys_find(t, hash, key, head);
     struct adding a = {.r = r, .out = c->out, .value = in->value};
     bool skipped = false;
@@ -180,10 +173,10 @@ static int take_any(struct rt_worker *w, uint32_t step, const struct levee_recor
 static int table_full(struct rt_worker *w, uint32_t step)
 {
     struct rt_port *port = rt_port_of(w, step);
-    bool useless = port->seen - port->combined_from < 2 * (uint64_t)port->combined.count;
+    bool useless = port->seen - port->combined_from < 2 * (uint64_t)port->sums.count;
     int code = rt_combine_flush(w, step);
 
-    if (useless && w->unit->head->steps[step].fast != RT_FAST_NONE) {
+    if (useless) {
         port->direct_until = port->seen + (uint64_t)16 * RT_COMBINE_KEYS;
     }
     return code;
@@ -207,30 +200,37 @@ int rt_combine_take(struct rt_worker *w, uint32_t step, const struct levee_recor
             code = take_fast(w, step, in + at, some);
         }
         port->seen += some;
-        if (code == LEVEE_OK && port->combined.count >= RT_COMBINE_KEYS) {
+        if (code == LEVEE_OK &&
+            (port->combined.count >= RT_COMBINE_KEYS || port->sums.count >= RT_COMBINE_KEYS)) {
             code = table_full(w, step);
         }
     }
     return code;
 }
 
-int rt_combine_flush(struct rt_worker *w, uint32_t step)
+static int flush_sums(struct rt_worker *w, const struct rt_step *s, struct rt_sums *t)
 {
-    const struct rt_step *s = &w->unit->head->steps[step];
-    struct rt_port *port = rt_port_of(w, step);
-    struct rt_keys *t = &port->combined;
+    struct rt_items *row = rt_row_of(w, s);
+
+    for (uint32_t i = 0; i < t->count; i++) {
+        const struct rt_sum *sum = &t->slots[t->order[i]];
+        uint64_t hash = s->node->op->to_one ? TO_ONE_HASH : hash_key(sum->key, sum->len);
+        if (!send_sum(row, rt_column_of(s->node, hash), hash, slice_of(sum->key, sum->len),
+                      sum->head, sum->sum)) {
+            return rt_worker_nomem(w);
+        }
+    }
+    rt_sums_clear(t);
+    return LEVEE_OK;
+}
+
+static int flush_accumulators(struct rt_worker *w, const struct rt_step *s, struct rt_keys *t)
+{
     struct rt_items *row = rt_row_of(w, s);
 
     for (size_t i = 0; i < t->count; i++) {
         const struct rt_key *k = &t->items[i];
-        uint32_t column = rt_column_of(s->node, k->hash);
-        if (s->fast != RT_FAST_NONE) {
-            if (!send_sum(row, column, k->hash, k->key, k->head, k->sum)) {
-                return rt_worker_nomem(w);
-            }
-            continue;
-        }
-        struct rt_item *item = rt_items_add(&row[column]);
+        struct rt_item *item = rt_items_add(&row[rt_column_of(s->node, k->hash)]);
         if (!item) {
             return rt_worker_nomem(w);
         }
@@ -238,6 +238,15 @@ int rt_combine_flush(struct rt_worker *w, uint32_t step)
             .hash = k->hash, .key = k->key, .value = slice_of(k->acc, s->combine->size)};
     }
     rt_keys_clear(t);
-    port->combined_from = port->seen;
     return LEVEE_OK;
+}
+
+int rt_combine_flush(struct rt_worker *w, uint32_t step)
+{
+    const struct rt_step *s = &w->unit->head->steps[step];
+    struct rt_port *port = rt_port_of(w, step);
+
+    port->combined_from = port->seen;
+    return s->fast != RT_FAST_NONE ? flush_sums(w, s, &port->sums)
+                                   : flush_accumulators(w, s, &port->combined);
 }

@@ -186,6 +186,7 @@ static void reset_ports(struct rt_worker *w)
         p->out.header = &w->run->compute->header;
         p->out.time_ms = 0;
         rt_keys_clear(&p->combined);
+        rt_sums_clear(&p->sums);
     }
 }
 
@@ -276,6 +277,7 @@ void rt_worker_release(struct rt_worker *w)
         for (uint32_t s = 0; w->ports[h] && s < w->engine->heads[h].step_count; s++) {
             mem_free(w->ports[h][s].out.items);
             rt_keys_release(&w->ports[h][s].combined);
+            rt_sums_release(&w->ports[h][s].sums);
         }
         mem_free(w->ports[h]);
     }

@@ -65,29 +65,65 @@ int levee_emit_record(levee_output *out, const struct levee_record *record)
     return code;
 }
 
-/* The white space of isspace in the C locale. */
-static inline bool is_space(uint8_t c)
+/* ---- words: white space is found 64 bytes at a time, as bits, so that the lengths of the words,
+ * which no processor can predict, cost no mispredicted branch per byte ---- */
+
+#define LANE(byte) (0x0101010101010101u * (uint64_t)(byte))
+
+/* Bit i: byte i of the eight at p is white space of the C locale: ' ' or \t..\r. Per byte, the high
+ * bit of (x ^ ' ') - 1 borrows nothing from its neighbour because high bits are masked off before
+ * and or-ed in after (Mycroft's test, made exact). */
+static inline uint64_t spaces_of_8(const uint8_t *p)
 {
-    return c == ' ' || (c >= '\t' && c <= '\r');
+    uint64_t x = get_le64(p), low = x & LANE(0x7f), high = x & LANE(0x80);
+    uint64_t not_blank = (low ^ LANE(' ')) + LANE(0x7f); /* high bit 0: it is ' ' */
+    uint64_t from_tab = low + LANE(0x80 - '\t');         /* high bit 1: at or above \t */
+    uint64_t above_cr = low + LANE(0x80 - ('\r' + 1));   /* high bit 1: above \r */
+    uint64_t space = (~not_blank | (from_tab & ~above_cr)) & ~high & LANE(0x80);
+
+    return ((space >> 7) * 0x0102040810204080u) >> 56; /* gathers the eight bits */
+}
+
+static inline uint64_t spaces_of_64(const uint8_t *p)
+{
+    uint64_t mask = 0;
+
+    for (unsigned i = 0; i < 8; i++) {
+        mask |= spaces_of_8(p + (size_t)8 * i) << (8 * i);
+    }
+    return mask;
 }
 
 int levee_emit_words(levee_output *out, struct levee_slice text)
 {
     const struct levee_slice none = {NULL, 0};
-    size_t at = 0;
+    const uint8_t *start = NULL; /* of the word that is open; NULL: none */
+    uint8_t tail[64];
 
-    while (at < text.len) {
-        while (at < text.len && is_space(text.data[at])) {
-            at++;
+    for (size_t at = 0; at < text.len; at += 64) {
+        const uint8_t *chunk = text.data + at, *read = chunk;
+        if (text.len - at < 64) { /* the last bytes, followed by white space */
+            memset(tail, ' ', sizeof tail);
+            memcpy(tail, chunk, text.len - at);
+            read = tail;
         }
-        size_t start = at;
-        while (at < text.len && !is_space(text.data[at])) {
-            at++;
+        uint64_t spaces = spaces_of_64(read);
+        uint64_t edges =
+            spaces ^ (spaces << 1 | (start ? 0u : 1u)); /* each ends what went before */
+        for (; edges; edges &= edges - 1) {
+            const uint8_t *edge = chunk + __builtin_ctzll(edges);
+            if (!start) {
+                start = edge;
+                continue;
+            }
+            if (rt_output_add(out, slice_of(start, (size_t)(edge - start)), none) != LEVEE_OK) {
+                return LEVEE_ENOMEM;
+            }
+            start = NULL;
         }
-        if (at > start &&
-            rt_output_add(out, slice_of(text.data + start, at - start), none) != LEVEE_OK) {
-            return LEVEE_ENOMEM;
-        }
+    }
+    if (start) { /* text ends with a word and with a chunk */
+        return rt_output_add(out, slice_of(start, (size_t)(text.data + text.len - start)), none);
     }
     return LEVEE_OK;
 }
