@@ -61,12 +61,19 @@
     X(SINK_AFTER_WRITE)                                                                            \
     X(SINK_BEFORE_COMMIT)                                                                          \
     X(SINK_AFTER_COMMIT)                                                                           \
+    X(SINK_NOTE_DURABLE)                                                                           \
     X(BATCH_AFTER_DONE)                                                                            \
     X(FILE_SINK_AFTER_WRITE)                                                                       \
     X(FILE_SINK_AFTER_SYNC)                                                                        \
     X(FILE_SINK_AFTER_LEDGER)                                                                      \
     X(FILE_SINK_AFTER_RENAME)                                                                      \
     X(FILE_SINK_AFTER_DIR_SYNC)                                                                    \
+    X(KSINK_AFTER_INIT)                                                                            \
+    X(KSINK_AFTER_FIRST_TOKEN)                                                                     \
+    X(KSINK_AFTER_BEGIN)                                                                           \
+    X(KSINK_AFTER_PRODUCE)                                                                         \
+    X(KSINK_AFTER_SEND_OFFSETS)                                                                    \
+    X(KSINK_AFTER_COMMIT)                                                                          \
     X(SOURCE_BEFORE_INIT)                                                                          \
     X(SOURCE_AFTER_INIT)                                                                           \
     X(STOP_BEFORE_DRAIN)                                                                           \

@@ -111,9 +111,12 @@ static bool gather_sinks(levee_context *ctx, struct buf *b)
             }
         }
         buf_clear(b);
-        buf_u8(b, 1);
+        buf_u8(b, s->note.len ? 2 : 1);
         buf_u64(b, end);
         buf_u64(b, s->start_batch);
+        if (s->note.len) {
+            buf_slice(b, buf_view(&s->note));
+        }
         (void)snprintf(key, sizeof key, "s/sink/%s", s->node->uid);
         ok = !b->failed && add_item(&ctx->ckpt, false, key, buf_view(b));
     }

@@ -49,8 +49,9 @@ static int load_sink(levee_context *ctx, const char *uid, struct levee_slice val
     struct cursor c = cursor_of(value);
     uint8_t version = cur_u8(&c);
     uint64_t end = cur_u64(&c), start = cur_u64(&c);
+    struct levee_slice note = version >= 2 ? cur_slice(&c) : slice_of(NULL, 0);
 
-    if (c.bad || version != 1) {
+    if (c.bad || version > 2) {
         return err_set(err, LEVEE_ECKPT_CORRUPT, "stored end of sink %s does not parse", uid);
     }
     for (size_t i = 0; i < ctx->graph->sink_count; i++) {
@@ -60,6 +61,7 @@ static int load_sink(levee_context *ctx, const char *uid, struct levee_slice val
             s->start_batch = start;
             s->known = true;
             s->added = false;
+            return rt_sink_restore_note(s, note, err);
         }
     }
     return LEVEE_OK;

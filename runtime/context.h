@@ -109,14 +109,20 @@ struct rt_sink {
     enum levee_token_state token_state;
     struct levee_token token; /* what last_token said */
     bool reachable;
-    bool added;  /* not in the stored graph */
-    bool reread; /* the last commit's answer was unclear */
+    bool added;            /* not in the stored graph */
+    bool settled;          /* nothing of an earlier life or an unclear commit is in flight there */
+    struct buf note;       /* what the sink wants remembered; the loop's, steady while `busy` */
+    struct buf fresh_note; /* what it said last; the job's */
+    int note_code;
 
     /* the job: owned by the lane while `busy` */
-    struct io_task task, reply;
+    enum { RT_SINK_LOOK, RT_SINK_SETTLE, RT_SINK_BATCH, RT_SINK_REFRESH } job;
+    struct io_task task, reply, note_task, refresh_task;
+    uint64_t used_ns;       /* when the sink was last told anything */
     struct rt_batch *batch; /* what it commits now; NULL: idle */
     bool busy;
-    uint32_t backoff_ms;
+    uint32_t backoff_ms; /* > 0: the next job waits until retry_at_ns */
+    uint64_t retry_at_ns;
     bool waiting_reported;
     int code;
     struct levee_error err;
@@ -322,7 +328,11 @@ struct rt_sink *rt_sink_new(levee_context *ctx, levee_stream *node);
 void rt_sink_free(struct rt_sink *s);
 int rt_sink_look(struct rt_sink *s,
                  struct levee_error *err); /* open + last_token; unreachable is not an error */
+/* The token is missing or too old for what is remembered: looks for other evidence. */
+int rt_sink_search(struct rt_sink *s, struct levee_error *err);
 int rt_sink_judge(struct rt_sink *s, struct levee_error *err); /* rule 4d.6 */
+int rt_sink_restore_note(struct rt_sink *s, struct levee_slice note, struct levee_error *err);
+void rt_sinks_start(levee_context *ctx); /* arms the refresh timers */
 bool rt_sinks_judged(levee_context *ctx);
 void rt_sinks_begin(
     struct rt_batch *b); /* marks the sinks that have it already or need nothing of it */

@@ -168,6 +168,10 @@ static int read_entry(levee_context *ctx, const struct wal_entry *e, struct buf 
         }
         return LEVEE_OK;
     }
+    case WAL_SINK_NOTE: {
+        struct rt_sink *s = find_sink(ctx, e->stream);
+        return s ? rt_sink_restore_note(s, buf_view(payload), err) : LEVEE_OK;
+    }
     case WAL_SOURCE_INIT: {
         struct rt_source *s = find_source(ctx, e->stream);
         struct cursor c = cursor_of(buf_view(payload));

@@ -2,9 +2,17 @@
  * Sinks at run time. Each sink has a lane of its own (foreach_batch: the driver), takes batches in
  * order, one at a time, and is asked for its token before anything is written. A retriable error
  * waits with back-off and holds nobody else up; an unclear answer is settled by reading the token
- * back, never by guessing. Invariants: S1  nothing is written to a sink before its token was judged
- * (4d.6). S2  begin(b) only when BATCH_RESULT of b is durable (4d.5), and after b - 1 was committed
- * there. S3  a sink whose output of b is empty is not called for b (4d.8).
+ * back, never by guessing.
+ *
+ *   look ──▶ judged ──▶ settle ──▶ judged again, note durable ──▶ batch* ──▶ …
+ *                          ▲                                        │
+ *                          └────────── unclear commit ◀─────────────┘
+ *
+ * Invariants. S1  nothing is written to a sink before its token was judged (4d.6). S2  begin(b)
+ * only when BATCH_RESULT of b is durable (4d.5), and after b - 1 was committed there. S3  a sink
+ * whose output of b is empty is not called for b (4d.8). S4  what a sink wants remembered of its
+ * place is durable before its first begin of a life, so that a token which vanishes later is not
+ * mistaken for one that never was.
  */
 #include "runtime/context.h"
 #include "runtime/dataset.h"
@@ -51,6 +59,60 @@ int rt_sink_look(struct rt_sink *s, struct levee_error *err)
     return code;
 }
 
+static bool keeps_tokens(const struct rt_sink *s)
+{
+    return s->ops && s->ops->last_token && s->ops->kind != LEVEE_SINK_AT_LEAST_ONCE;
+}
+
+int rt_sink_search(struct rt_sink *s, struct levee_error *err)
+{
+    bool missing = s->token_state == LEVEE_TOKEN_NEVER ||
+                   (s->token_state == LEVEE_TOKEN_FOUND && s->token.batch < s->confirmed);
+
+    if (!s->reachable || !missing || !keeps_tokens(s) || !s->ops->search || s->note.len == 0) {
+        return LEVEE_OK;
+    }
+    struct levee_error why = {0};
+    char line[1024];
+    int code =
+        s->ops->search(s->self, buf_view(&s->note), s->confirmed, &s->token_state, &s->token, &why);
+    if (code && levee_error_class(code) == LEVEE_CLASS_RETRY && code != LEVEE_ENOMEM) {
+        s->reachable = false;
+        return LEVEE_OK;
+    }
+    if (code == LEVEE_OK && s->token_state == LEVEE_TOKEN_LOST) {
+        rt_say(s->ctx, 1, "sink %s: %s", s->node->uid, levee_error_format(&why, line, sizeof line));
+    } else if (code == LEVEE_OK) {
+        rt_say(s->ctx, 1,
+               "sink %s: its token had vanished; its records show that batch %llu was the last",
+               s->node->uid, (unsigned long long)s->token.batch);
+    } else if (err) {
+        *err = why;
+    }
+    return code;
+}
+
+int rt_sink_restore_note(struct rt_sink *s, struct levee_slice note, struct levee_error *err)
+{
+    buf_clear(&s->note);
+    buf_put(&s->note, note.data, note.len);
+    return s->note.failed ? err_nomem(err, note.len) : LEVEE_OK;
+}
+
+/* The newest batch that a token of ours may name. */
+static uint64_t newest_open(const levee_context *ctx)
+{
+    return ctx->last_batch > ctx->newest_open_at_start ? ctx->last_batch
+                                                       : ctx->newest_open_at_start;
+}
+
+static uint64_t epoch_max(const levee_context *ctx)
+{
+    uint64_t now = ctx->wal ? wal_epoch(ctx->wal) : 0;
+
+    return now > ctx->facts.wal.epoch_max ? now : ctx->facts.wal.epoch_max;
+}
+
 int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
 {
     static const enum rec_token states[] = {
@@ -62,13 +124,13 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
     struct rec_sink_fact f = {
         .uid = s->node->uid,
         .state = s->reachable ? states[s->token_state] : REC_TOKEN_UNREACHABLE,
-        .keeps_tokens = s->ops && s->ops->last_token && s->ops->kind != LEVEE_SINK_AT_LEAST_ONCE,
-        .added = s->added,
+        .keeps_tokens = keeps_tokens(s),
+        .added = s->added && !s->judged, /* judged again, it lacks what it has not taken since */
         .token_batch = s->token.batch,
         .token_epoch = s->token.epoch,
         .confirmed = s->confirmed,
-        .newest_open = s->ctx->newest_open_at_start,
-        .epoch_max = s->ctx->facts.wal.epoch_max,
+        .newest_open = newest_open(s->ctx),
+        .epoch_max = epoch_max(s->ctx),
     };
     struct rec_sink_verdict v = rec_judge_sink(&f);
 
@@ -77,6 +139,7 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
     }
     if (v.which != REC_SINK_WAIT) {
         s->judged = true;
+        s->settled = s->settled || !s->ops || !s->ops->settle;
         s->skip_to = v.skip_to > s->start_batch ? v.skip_to : s->start_batch;
         if (s->token_state == LEVEE_TOKEN_FOUND && s->confirmed < s->token.batch) {
             s->confirmed = s->token.batch;
@@ -98,7 +161,7 @@ bool rt_sinks_judged(levee_context *ctx)
 /* ---- the job, on the sink's lane ---- */
 
 static int write_batch(struct rt_sink *s, const struct levee_token *token,
-                       const struct rt_dataset *data, struct levee_error *err)
+                       const struct rt_dataset *data, bool *ret_unclear, struct levee_error *err)
 {
     struct io *io = s->ctx->io;
 
@@ -115,7 +178,7 @@ static int write_batch(struct rt_sink *s, const struct levee_token *token,
         crash_at(io, CP_SINK_BEFORE_COMMIT);
         code = s->ops->commit ? s->ops->commit(s->self, err) : LEVEE_OK;
         crash_at(io, CP_SINK_AFTER_COMMIT);
-        s->reread = code != LEVEE_OK; /* only a commit's failure is unclear */
+        *ret_unclear = code != LEVEE_OK; /* only a commit's failure is */
     }
     if (code && s->ops->abort) {
         s->ops->abort(s->self);
@@ -123,11 +186,30 @@ static int write_batch(struct rt_sink *s, const struct levee_token *token,
     return code;
 }
 
+/* What the sink wants remembered, into fresh_note. */
+static int take_note(struct rt_sink *s, struct levee_error *err)
+{
+    buf_clear(&s->fresh_note);
+    if (!s->ops->note) {
+        return LEVEE_OK;
+    }
+    uint8_t *bytes = mem_alloc(LEVEE_SINK_NOTE_MAX);
+    if (!bytes) {
+        return err_nomem(err, LEVEE_SINK_NOTE_MAX);
+    }
+    size_t n = s->ops->note(s->self, bytes, LEVEE_SINK_NOTE_MAX);
+    ASSERT(n <= LEVEE_SINK_NOTE_MAX);
+    buf_put(&s->fresh_note, bytes, n);
+    mem_free(bytes);
+    return s->fresh_note.failed ? err_nomem(err, n) : LEVEE_OK;
+}
+
 static int run_batch(struct rt_sink *s, struct levee_error *err)
 {
     struct rt_batch *b = s->batch;
     struct levee_token token;
     const struct rt_dataset *data = &b->compute.outputs[s->ordinal];
+    bool unclear = false;
 
     fill_token(s, b, &token);
     if (!s->ops) {
@@ -137,17 +219,31 @@ static int run_batch(struct rt_sink *s, struct levee_error *err)
         crash_at(s->ctx->io, CP_SINK_AFTER_COMMIT);
         return code;
     }
-    if (s->reread && s->ops->last_token) {
-        int code = s->ops->last_token(s->self, &s->token_state, &s->token, err);
-        if (code) {
-            return code;
-        }
-        if (s->token_state == LEVEE_TOKEN_FOUND && s->token.batch >= b->header.id) {
-            return LEVEE_OK; /* the unclear commit had gone through */
-        }
-        s->reread = false;
+    int code = write_batch(s, &token, data, &unclear, err);
+    if (unclear && s->ops->last_token) {
+        s->settled = false;
     }
-    return write_batch(s, &token, data, err);
+    if (code == LEVEE_OK && (code = take_note(s, err)) != LEVEE_OK) {
+        s->settled = false; /* it is committed: the token will say so */
+    }
+    return code;
+}
+
+static int run_settle(struct rt_sink *s, struct levee_error *err)
+{
+    struct levee_token last = {0};
+    int code = LEVEE_OK;
+
+    if (s->token_state == LEVEE_TOKEN_FOUND) {
+        last = s->token;
+    }
+    if (s->ops->settle) {
+        code = s->ops->settle(s->self, &last, err);
+    }
+    if (code == LEVEE_OK) {
+        code = s->ops->last_token(s->self, &s->token_state, &s->token, err);
+    }
+    return code ? code : take_note(s, err);
 }
 
 static void run_task(struct io_task *t)
@@ -156,7 +252,27 @@ static void run_task(struct io_task *t)
     struct io *io = s->ctx->io;
 
     err_clear(&s->err);
-    s->code = s->judged ? run_batch(s, &s->err) : rt_sink_look(s, &s->err);
+    switch (s->job) {
+    case RT_SINK_LOOK:
+        s->code = rt_sink_look(s, &s->err);
+        if (s->code == LEVEE_OK) {
+            s->code = rt_sink_search(s, &s->err);
+        }
+        break;
+    case RT_SINK_SETTLE:
+        s->code = run_settle(s, &s->err);
+        break;
+    case RT_SINK_REFRESH:
+        s->code = s->ops->refresh(s->self, &s->err);
+        if (s->code) {
+            s->settled = false; /* whatever it was, it is settled before the next batch */
+        }
+        break;
+    case RT_SINK_BATCH:
+    default:
+        s->code = run_batch(s, &s->err);
+        break;
+    }
     if (s->code && s->err.code == 0) { /* a user's code without text */
         int code = s->code;
         s->code = err_set(&s->err, LEVEE_ESINK_FAILED, "sink %s failed", s->node->uid);
@@ -181,22 +297,106 @@ static void try_later(struct rt_sink *s)
         rt_say(ctx, 1, "waiting for %s: %s", s->node->uid,
                levee_error_format(&s->err, line, sizeof line));
     }
-    s->busy = true;
-    ctx->io->ops->lane_post_at(s->lane, &s->task,
-                               ctx->io->ops->now_ns(ctx->io) + (uint64_t)s->backoff_ms * 1000000u);
+    s->retry_at_ns = ctx->io->ops->now_ns(ctx->io) + (uint64_t)s->backoff_ms * 1000000u;
 }
 
 static void sink_done(struct rt_sink *s)
 {
     struct rt_batch *b = s->batch;
 
-    s->batch = NULL;
-    s->backoff_ms = 0;
-    s->waiting_reported = false;
     s->confirmed = b->header.id;
     ASSERT(b->sinks_left > 0 && !b->sink_done[s->ordinal]);
     b->sink_done[s->ordinal] = true;
     b->sinks_left--;
+}
+
+/* ---- the note: durable before the first begin (S4) ---- */
+
+static void run_note_durable(struct io_task *t)
+{
+    struct rt_sink *s = CONTAINER_OF(t, struct rt_sink, note_task);
+
+    s->busy = false;
+    if (s->note_code == LEVEE_OK) { /* else the log has failed and the context with it */
+        crash_at(s->ctx->io, CP_SINK_NOTE_DURABLE);
+        s->settled = true;
+    }
+    rt_pump(s->ctx);
+}
+
+static void note_durable(struct wal_frame *f, int code)
+{
+    struct rt_sink *s = f->owner;
+
+    s->note_code = code;
+    mem_free(f);
+    s->ctx->io->ops->lane_post(s->ctx->loop, &s->note_task);
+}
+
+static int keep_note(struct rt_sink *s, struct levee_error *err)
+{
+    if (s->fresh_note.len == 0) {
+        return LEVEE_OK;
+    }
+    return rt_sink_restore_note(s, buf_view(&s->fresh_note), err);
+}
+
+/* After settle: judged again, for an earlier life's commit may have gone through meanwhile. */
+static int settled(struct rt_sink *s, struct levee_error *err)
+{
+    bool changed = s->fresh_note.len && !slice_eq(buf_view(&s->fresh_note), buf_view(&s->note));
+    int code = rt_sink_judge(s, err);
+
+    if (code == LEVEE_OK) {
+        code = keep_note(s, err);
+    }
+    if (code || !changed) {
+        s->settled = code == LEVEE_OK;
+        return code;
+    }
+    struct wal_frame *f = rt_frame_new(WAL_SINK_NOTE, s->table, 0, buf_view(&s->note));
+    if (!f) {
+        return err_nomem(err, s->note.len);
+    }
+    f->owner = s;
+    f->done = note_durable;
+    s->busy = true;
+    code = rt_append(s->ctx, f, err);
+    if (code) {
+        s->busy = false;
+        mem_free(f);
+    }
+    return code;
+}
+
+/* What the job that has just ended means. */
+static int finish_job(struct rt_sink *s)
+{
+    int code = LEVEE_OK;
+
+    switch (s->job) {
+    case RT_SINK_LOOK:
+        code = rt_sink_judge(s, &s->err);
+        if (code == LEVEE_OK && !s->judged) {
+            code = err_set(&s->err, LEVEE_ETIMEOUT, "sink %s cannot be reached", s->node->uid);
+        }
+        break;
+    case RT_SINK_SETTLE:
+        code = settled(s, &s->err);
+        break;
+    case RT_SINK_BATCH:
+        code = keep_note(s, &s->err);
+        sink_done(s);
+        break;
+    case RT_SINK_REFRESH:
+    default:
+        break;
+    }
+    if (code == LEVEE_OK) {
+        s->backoff_ms = 0;
+        s->waiting_reported = false;
+    }
+    return code;
 }
 
 static void run_reply(struct io_task *t)
@@ -205,15 +405,11 @@ static void run_reply(struct io_task *t)
     levee_context *ctx = s->ctx;
 
     s->busy = false;
-    if (s->code == LEVEE_OK && !s->judged) {
-        s->code = rt_sink_judge(s, &s->err);
-        if (s->code == LEVEE_OK && !s->judged) {
-            (void)err_set(&s->err, LEVEE_ETIMEOUT, "sink %s cannot be reached", s->node->uid);
-            s->code = LEVEE_ETIMEOUT;
-        }
-    } else if (s->code == LEVEE_OK && s->batch) {
-        sink_done(s);
+    s->used_ns = ctx->io->ops->now_ns(ctx->io);
+    if (s->code == LEVEE_OK) {
+        s->code = finish_job(s);
     }
+    s->batch = NULL; /* whose turn it is, is looked up anew: it may turn out to be there already */
     bool ending = ctx->failed || ctx->stop_requested;
     if (s->code && levee_error_class(s->code) == LEVEE_CLASS_RETRY && !ending) {
         try_later(s);
@@ -222,6 +418,34 @@ static void run_reply(struct io_task *t)
         rt_fail(ctx, &s->err);
     }
     rt_pump(ctx);
+}
+
+static void run_refresh(struct io_task *t)
+{
+    struct rt_sink *s = CONTAINER_OF(t, struct rt_sink, refresh_task);
+    levee_context *ctx = s->ctx;
+    uint64_t now = ctx->io->ops->now_ns(ctx->io), every = (uint64_t)s->ops->refresh_ms * 1000000u;
+
+    if (!s->busy && s->settled && now >= s->used_ns + every && !ctx->stop_requested &&
+        !ctx->failed) {
+        s->job = RT_SINK_REFRESH;
+        s->busy = true;
+        ctx->io->ops->lane_post(s->lane, &s->task);
+    }
+    ctx->io->ops->lane_post_at(ctx->loop, &s->refresh_task, now + every);
+}
+
+void rt_sinks_start(levee_context *ctx)
+{
+    for (size_t i = 0; i < ctx->graph->sink_count; i++) {
+        struct rt_sink *s = ctx->graph->sinks[i]->sink;
+        if (s->ops && s->ops->refresh && s->ops->refresh_ms) {
+            s->refresh_task.run = run_refresh;
+            ctx->io->ops->lane_post_at(ctx->loop, &s->refresh_task,
+                                       ctx->io->ops->now_ns(ctx->io) +
+                                           (uint64_t)s->ops->refresh_ms * 1000000u);
+        }
+    }
 }
 
 void rt_sinks_begin(struct rt_batch *b)
@@ -256,17 +480,33 @@ static struct rt_batch *next_batch(levee_context *ctx, struct rt_sink *s)
     return NULL;
 }
 
+/* What an idle sink has to do now; false: nothing. */
+static bool next_job(levee_context *ctx, struct rt_sink *s)
+{
+    s->batch = NULL;
+    if (!s->judged) {
+        s->job = RT_SINK_LOOK;
+    } else if (!s->settled) {
+        s->job = RT_SINK_SETTLE;
+    } else if ((s->batch = next_batch(ctx, s)) != NULL) {
+        s->job = RT_SINK_BATCH;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 void rt_sinks_next(levee_context *ctx)
 {
     for (size_t i = 0; i < ctx->graph->sink_count; i++) {
         struct rt_sink *s = ctx->graph->sinks[i]->sink;
-        if (s->busy) {
+        if (s->busy || !next_job(ctx, s)) {
             continue;
         }
-        struct rt_batch *b = next_batch(ctx, s);
-        if (b || !s->judged) {
-            s->batch = s->judged ? b : NULL;
-            s->busy = true;
+        s->busy = true;
+        if (s->backoff_ms) {
+            ctx->io->ops->lane_post_at(s->lane, &s->task, s->retry_at_ns);
+        } else {
             ctx->io->ops->lane_post(s->lane, &s->task);
         }
     }
@@ -296,6 +536,7 @@ struct rt_sink *rt_sink_new(levee_context *ctx, levee_stream *node)
         s->table = node->table;
         s->task.run = run_task;
         s->reply.run = run_reply;
+        s->note_task.run = run_note_durable;
     }
     return s;
 }
@@ -311,6 +552,8 @@ void rt_sink_free(struct rt_sink *s)
     if (s->ops && s->ops->destroy) {
         s->ops->destroy(s->self);
     }
+    buf_release(&s->note);
+    buf_release(&s->fresh_note);
     mem_free(s);
 }
 

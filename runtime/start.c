@@ -29,7 +29,11 @@ static int look_at_sinks(levee_context *ctx, struct levee_error *err)
 static int judge_sinks(levee_context *ctx, struct levee_error *err)
 {
     for (size_t i = 0; i < ctx->graph->sink_count; i++) {
-        int code = rt_sink_judge(ctx->graph->sinks[i]->sink, err);
+        struct rt_sink *s = ctx->graph->sinks[i]->sink;
+        int code = rt_sink_search(s, err);
+        if (code == LEVEE_OK) {
+            code = rt_sink_judge(s, err);
+        }
         if (code) {
             return code;
         }

@@ -26,6 +26,7 @@ enum wal_type {
     WAL_SINK_INIT = 5,
     WAL_SOURCE_INIT = 6, /* resolved start / end positions, byes */
     WAL_CHECKPOINT_MARK = 7,
+    WAL_SINK_NOTE = 8, /* what a sink wants remembered of its place */
     WAL_DATA_MAX = 15,
     /* structural */
     WAL_SEGMENT_START =

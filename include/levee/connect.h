@@ -117,6 +117,8 @@ enum levee_token_state {
     LEVEE_TOKEN_FOREIGN /* the location belongs to another context or uid (token filled in) */
 };
 
+#define LEVEE_SINK_NOTE_MAX 65536 /* bytes */
+
 /*
  * All calls of one sink come from one thread at a time, in the order open, last_token, (begin,
  * write*, commit | abort)*, close. Errors: LEVEE_CLASS_RETRY is tried again with back-off, "waiting
@@ -140,6 +142,28 @@ struct levee_sink_ops {
         void *self); /* undoes begin and writes as far as they show; may be called at any time */
     void (*close)(void *self);
     void (*destroy)(void *self); /* frees self; once, from levee_free; may be NULL */
+
+    /* ---- for places that several processes reach, or that forget; NULL elsewhere ---- */
+
+    /* After the token was judged and before the first begin, and again after a commit whose answer
+     * was unclear: ends whatever an earlier life, or the unclear try, may still have in flight, and
+     * makes sure that no older process can commit there any more. `last`: the token as judged
+     * (batch 0: never). Then last_token is asked and judged again. */
+    int (*settle)(void *self, const struct levee_token *last, struct levee_error *err);
+    /* What to remember of the place, at most LEVEE_SINK_NOTE_MAX bytes; returns the length. Asked
+     * after settle, and then durable in the log before the first begin; and after every commit, for
+     * the next checkpoint. */
+    size_t (*note)(void *self, void *buf, size_t cap);
+    /* The token is missing, or older than batch `confirmed`, which the directory knows to be there:
+     * does anything beside the token tell which batch was the last? `note` is the newest one that
+     * log or checkpoint hold. Read-only. FOUND with the token of that batch, or LOST with the
+     * reason in err (which is no failure). */
+    int (*search)(void *self, struct levee_slice note, uint64_t confirmed,
+                  enum levee_token_state *ret_state, struct levee_token *ret_token,
+                  struct levee_error *err);
+    /* Called when there was nothing to commit for refresh_ms, so that the token does not expire. */
+    int (*refresh)(void *self, struct levee_error *err);
+    uint32_t refresh_ms;
 };
 LEVEE_API int levee_sink_at(levee_stream *s, const char *uid, const struct levee_sink_ops *ops,
                             void *self, const char *file, int line);

@@ -91,6 +91,8 @@ enum levee_class {
     X(STATE_VERSION, -308, REFUSED, "stored state has another version than the operator",          \
       "add a migration or use the old program")                                                    \
     X(RECOVERY_STUCK, -309, REFUSED, "recovery cannot decide", "see the facts named")              \
+    X(SINK_FENCED, -310, FATAL, "another process has taken over this sink",                        \
+      "let one process run per context; see who, below")                                           \
     X(GRAPH, -400, MISUSE, "the graph is not valid", "correct the graph")                          \
     X(GRAPH_UID, -401, MISUSE, "a uid is missing, malformed or used twice", "give it a uid")       \
     X(GRAPH_FROZEN, -402, MISUSE, "the graph is frozen after start", "build it in setup")          \
