@@ -231,16 +231,19 @@ static int run_batch(struct rt_sink *s, struct levee_error *err)
 
 static int run_settle(struct rt_sink *s, struct levee_error *err)
 {
-    struct levee_token last = {0};
+    struct levee_token now;
     int code = LEVEE_OK;
 
+    fill_token(s, NULL, &now);
     if (s->token_state == LEVEE_TOKEN_FOUND) {
-        last = s->token;
+        now.batch = s->token.batch;
+        now.time_ms = s->token.time_ms;
+        now.digest = s->token.digest;
     }
     if (s->ops->settle) {
-        code = s->ops->settle(s->self, &last, err);
+        code = s->ops->settle(s->self, &now, err);
     }
-    if (code == LEVEE_OK) {
+    if (code == LEVEE_OK && s->ops->last_token) {
         code = s->ops->last_token(s->self, &s->token_state, &s->token, err);
     }
     return code ? code : take_note(s, err);

@@ -147,9 +147,10 @@ struct levee_sink_ops {
 
     /* After the token was judged and before the first begin, and again after a commit whose answer
      * was unclear: ends whatever an earlier life, or the unclear try, may still have in flight, and
-     * makes sure that no older process can commit there any more. `last`: the token as judged
-     * (batch 0: never). Then last_token is asked and judged again. */
-    int (*settle)(void *self, const struct levee_token *last, struct levee_error *err);
+     * makes sure that no older process can commit there any more. `now`: this life's identity and
+     * epoch with batch, time and digest of the token as judged (0: never). Then last_token is asked
+     * and judged again. */
+    int (*settle)(void *self, const struct levee_token *now, struct levee_error *err);
     /* What to remember of the place, at most LEVEE_SINK_NOTE_MAX bytes; returns the length. Asked
      * after settle, and then durable in the log before the first begin; and after every commit, for
      * the next checkpoint. */

@@ -409,6 +409,27 @@ LEVEE_API int levee_file_sink_at(levee_stream *s, const char *uid,
                                  int line);
 #define levee_file_sink(s, uid, ...) levee_file_sink_at(s, uid, __VA_ARGS__, LEVEE_AT)
 
+struct levee_kafka_sink_options {
+    const char *brokers;             /* "host:port,host:port" */
+    const char *topic;               /* has one writing context; its consumers use read_committed */
+    enum levee_value_format value;   /* how values are written */
+    const char *const *properties;   /* NULL-ended list of "name=value" handed to the client;
+                                        those that would break the promises are refused */
+    uint32_t transaction_timeout_ms; /* 0: 10000. A dead writer hides newer records this long */
+    uint32_t refresh_ms;        /* the token is written again after this idle time; 0: one hour */
+    uint32_t create_partitions; /* creates a missing topic with so many; 0: TOPIC error */
+    bool adopt;                 /* take over a topic marked by another context or uid */
+    bool at_least_once;         /* a plain idempotent producer: no transactions, no token */
+};
+/* One record per record: key, value (NULL: a tombstone); partition by Java's murmur2 of the key,
+ * round robin without one. All of a batch in one transaction together with its token: exactly once
+ * for readers with isolation.level=read_committed. docs/kafka.md has rights, errors and retention.
+ */
+LEVEE_API int levee_kafka_sink_at(levee_stream *s, const char *uid,
+                                  const struct levee_kafka_sink_options *options, const char *file,
+                                  int line);
+#define levee_kafka_sink(s, uid, ...) levee_kafka_sink_at(s, uid, __VA_ARGS__, LEVEE_AT)
+
 /* ------------------------------------------------------------------ sources */
 
 /* In-memory source for tests and embedding: each levee_queue_push is one data set. Unreliable

@@ -1,0 +1,461 @@
+/*
+ * The sink's producer and its transactions.
+ *
+ * A transactional call of the client has four kinds of answers, told apart by flags of the error
+ * and by a few codes (ksink_outcome_of): try again, abort, fatal, fenced. Only "try again" is safe
+ * to act upon directly: the call had no effect. Everything else ends in the same way, because a
+ * second way would hardly ever run and never be trusted: the producer is destroyed, a new one is
+ * initialised (which aborts what the old one left open, and fences whoever still uses it), and the
+ * token is read back to learn whether the transaction went through.
+ *
+ * Times. A transaction that stays open longer than transaction.timeout.ms is aborted by the broker,
+ * which then refuses our epoch in the same words as if another process had fenced us; who it was
+ * is told apart by the epoch in the token. Until it times out, an open transaction hides everything
+ * behind it from read_committed readers, so the time is short.
+ */
+#include <stdio.h>
+
+#include "connectors/kafka_sink.h"
+
+#define STEP_MS 500 /* longest wait inside one call of the client */
+
+/* ---- settings ---- */
+
+/* Each of these would let the client break what the sink promises. */
+static const char *const refused[] = {
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "transactional.id",
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "isolation.level",
+    "group.id",
+    "enable.auto.commit",
+    "enable.gapless.guarantee",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transaction.timeout.ms",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "partitioner",
+    "group.instance.id",
+    "allow.auto.create.topics",
+    "delivery.report.only.error",
+};
+
+static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct levee_error *err)
+{
+    char text[256];
+
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) {
+        return LEVEE_OK;
+    }
+    err_set(err, LEVEE_EINVALID, "the Kafka client refuses %s=%s", name, value);
+    err_found(err, "%s", text);
+    return LEVEE_EINVALID;
+}
+
+/* Properties that only producers know are not for the reader. */
+static bool producers_only(const char *name)
+{
+    static const char *const names[] = {"compression.codec",
+                                        "compression.type",
+                                        "compression.level",
+                                        "linger.ms",
+                                        "queue.buffering.max.ms",
+                                        "queue.buffering.max.messages",
+                                        "queue.buffering.max.kbytes",
+                                        "batch.num.messages",
+                                        "batch.size",
+                                        "retry.backoff.ms",
+                                        "retries",
+                                        "message.send.max.retries"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int set_user(rd_kafka_conf_t *conf, bool producer, const char *property,
+                    struct levee_error *err)
+{
+    const char *eq = strchr(property, '=');
+    char name[128];
+
+    if (!eq || eq == property || (size_t)(eq - property) >= sizeof name) {
+        return err_set(err, LEVEE_EINVALID, "Kafka property \"%s\" is not name=value", property);
+    }
+    memcpy(name, property, (size_t)(eq - property));
+    name[eq - property] = 0;
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        if (strcmp(name, refused[i]) == 0) {
+            return err_set(err, LEVEE_EINVALID,
+                           "Kafka property %s may not be set: levee's promises rest on it", name);
+        }
+    }
+    return !producer && producers_only(name) ? LEVEE_OK : set(conf, name, eq + 1, err);
+}
+
+static void drop_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    (void)rk;
+    (void)level;
+    (void)facility;
+    (void)text;
+}
+
+static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
+{
+    struct kafka_sink *s = opaque;
+
+    (void)rk;
+    (void)snprintf(s->client_error, sizeof s->client_error, "%s: %s",
+                   rd_kafka_err2name((rd_kafka_resp_err_t)code), reason);
+}
+
+/* A message's private pointer is the sink for the one that carries the token. */
+static void delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
+{
+    struct kafka_sink *s = opaque;
+
+    (void)rk;
+    if (m->err) {
+        s->delivery_error = s->delivery_error ? s->delivery_error : m->err;
+        return;
+    }
+    if (m->partition < s->ends_cap && s->ends[m->partition] < m->offset + 2) {
+        s->ends[m->partition] = m->offset + 2; /* behind it lies the transaction's marker */
+    }
+    if (m->_private) {
+        s->mark_now = (struct ksink_position){m->partition, m->offset, s->now.batch};
+    }
+}
+
+int ksink_conf(const struct kafka_sink *s, bool producer, rd_kafka_conf_t **ret,
+               struct levee_error *err)
+{
+    char timeout[16];
+    const char *const both[][2] = {{"bootstrap.servers", s->brokers},
+                                   {"client.id", "levee"},
+                                   {"socket.nagle.disable", "true"},
+                                   {"reconnect.backoff.max.ms", "1000"}};
+    const char *const reads[][2] = {
+        {"group.id", s->group},
+        {"enable.auto.commit", "false"},
+        {"enable.auto.offset.store", "false"},
+        {"enable.partition.eof", "true"},
+        {"auto.offset.reset", "error"},
+        {"check.crcs", "true"},
+        {"isolation.level", s->stable ? "read_committed" : "read_uncommitted"}};
+    /* Without transactional.id the rest is a plain idempotent producer. The backoff decides how
+     * long the client waits while the markers of the transaction before are written: with its
+     * default of 100 ms that is the time of a small batch. */
+    const char *const writes[][2] = {{"enable.idempotence", "true"},
+                                     {"partitioner", "murmur2_random"},
+                                     {"allow.auto.create.topics", "false"},
+                                     {"retry.backoff.ms", "2"},
+                                     {"linger.ms", "2"},
+                                     {"queue.buffering.max.messages", "2000000"},
+                                     {"queue.buffering.max.kbytes", "1048576"},
+                                     {"message.timeout.ms", timeout}};
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    int code = LEVEE_OK;
+
+    (void)snprintf(timeout, sizeof timeout, "%u", s->timeout_ms);
+    for (size_t i = 0; i < ARRAY_LEN(both) && code == LEVEE_OK; i++) {
+        code = set(conf, both[i][0], both[i][1], err);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(reads) && code == LEVEE_OK && !producer; i++) {
+        code = set(conf, reads[i][0], reads[i][1], err);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(writes) && code == LEVEE_OK && producer; i++) {
+        code = set(conf, writes[i][0], writes[i][1], err);
+    }
+    if (code == LEVEE_OK && producer && !s->at_least_once) {
+        code = set(conf, "transactional.id", s->transactional_id, err);
+        code = code ? code : set(conf, "transaction.timeout.ms", timeout, err);
+    }
+    for (size_t i = 0; i < s->property_count && code == LEVEE_OK; i++) {
+        code = set_user(conf, producer, s->properties[i], err);
+    }
+    if (code) {
+        rd_kafka_conf_destroy(conf);
+        return code;
+    }
+    *ret = conf;
+    return LEVEE_OK;
+}
+
+/* ---- answers ---- */
+
+enum ksink_outcome ksink_outcome_of(rd_kafka_resp_err_t code, bool fatal, bool retriable,
+                                    bool requires_abort)
+{
+    switch ((int)code) {
+    case RD_KAFKA_RESP_ERR_NO_ERROR:
+        return KSINK_OK;
+    case RD_KAFKA_RESP_ERR__FENCED:
+    case RD_KAFKA_RESP_ERR_PRODUCER_FENCED:
+    case RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH:
+        return KSINK_FENCED;
+    case RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+    case RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+        return KSINK_REFUSED;
+    default:
+        return retriable && !fatal && !requires_abort ? KSINK_AGAIN : KSINK_UNCLEAR;
+    }
+}
+
+/* Takes the error. */
+static enum ksink_outcome take(rd_kafka_error_t *e, char text[256])
+{
+    if (!e) {
+        return KSINK_OK;
+    }
+    enum ksink_outcome o =
+        ksink_outcome_of(rd_kafka_error_code(e), rd_kafka_error_is_fatal(e),
+                         rd_kafka_error_is_retriable(e), rd_kafka_error_txn_requires_abort(e));
+    (void)snprintf(text, 256, "%s: %s", rd_kafka_error_name(e), rd_kafka_error_string(e));
+    rd_kafka_error_destroy(e);
+    return o;
+}
+
+int ksink_error(const struct kafka_sink *s, enum ksink_outcome outcome, const char *doing,
+                const char *text, struct levee_error *err)
+{
+    static const int codes[] = {[KSINK_OK] = LEVEE_OK,
+                                [KSINK_AGAIN] = LEVEE_EBROKER,
+                                [KSINK_UNCLEAR] = LEVEE_EBROKER,
+                                [KSINK_FENCED] = LEVEE_EBROKER, /* settle tells by whom */
+                                [KSINK_REFUSED] = LEVEE_ESINK_FAILED};
+
+    err_set(err, codes[outcome], "Kafka topic %s: %s failed", s->topic, doing);
+    err_where(err, "brokers %s", s->brokers);
+    err_found(err, "%s%s%s", text, s->client_error[0] ? "; " : "", s->client_error);
+    return codes[outcome];
+}
+
+/* ---- the two clients ---- */
+
+static rd_kafka_t *client_new(struct kafka_sink *s, bool producer, struct levee_error *err)
+{
+    rd_kafka_conf_t *conf = NULL;
+    char text[256];
+
+    if (ksink_conf(s, producer, &conf, err) != LEVEE_OK) {
+        return NULL;
+    }
+    rd_kafka_conf_set_opaque(conf, s);
+    rd_kafka_conf_set_log_cb(conf, drop_log);
+    rd_kafka_conf_set_error_cb(conf, keep_error);
+    if (producer) {
+        rd_kafka_conf_set_dr_msg_cb(conf, delivered);
+    }
+    rd_kafka_t *rk =
+        rd_kafka_new(producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    if (!rk) {
+        rd_kafka_conf_destroy(conf);
+        (void)err_set(err, LEVEE_EINVALID, "the Kafka client does not start: %s", text);
+    }
+    return rk;
+}
+
+int ksink_reader_open(struct kafka_sink *s, struct levee_error *err)
+{
+    if (s->reader) {
+        return LEVEE_OK;
+    }
+    s->client_error[0] = 0;
+    s->reader = client_new(s, false, err);
+    if (!s->reader) {
+        return LEVEE_EINVALID;
+    }
+    (void)rd_kafka_poll_set_consumer(s->reader);
+    return LEVEE_OK;
+}
+
+void ksink_reader_close(struct kafka_sink *s)
+{
+    if (s->reader) {
+        rd_kafka_destroy_flags(s->reader, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+        s->reader = NULL;
+    }
+}
+
+void ksink_producer_close(struct kafka_sink *s)
+{
+    s->in_transaction = false;
+    s->has_held = false;
+    if (s->rkt) {
+        rd_kafka_topic_destroy(s->rkt);
+        s->rkt = NULL;
+    }
+    if (s->producer) {
+        (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
+                                              RD_KAFKA_PURGE_F_NON_BLOCKING);
+        rd_kafka_destroy(s->producer);
+        s->producer = NULL;
+    }
+}
+
+static uint64_t deadline_of(const struct kafka_sink *s)
+{
+    return s->io->ops->now_ns(s->io) + (uint64_t)s->timeout_ms * 1000000u;
+}
+
+static bool expired(const struct kafka_sink *s, uint64_t deadline)
+{
+    return s->io->ops->now_ns(s->io) >= deadline;
+}
+
+static int init_transactions(struct kafka_sink *s, struct levee_error *err)
+{
+    uint64_t deadline = deadline_of(s);
+    enum ksink_outcome o;
+    char text[256] = "";
+
+    do {
+        o = take(rd_kafka_init_transactions(s->producer, STEP_MS), text);
+        (void)rd_kafka_poll(s->producer, 0);
+    } while (o == KSINK_AGAIN && !expired(s, deadline));
+    return o == KSINK_OK ? LEVEE_OK : ksink_error(s, o, "initialising transactions", text, err);
+}
+
+/* Asked once ahead: the first record for a topic that the producer does not know waits a second. */
+static int ask_partitions(struct kafka_sink *s, struct levee_error *err)
+{
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_resp_err_t code = rd_kafka_metadata(s->producer, 0, s->rkt, &md, KSINK_ASK_MS);
+
+    if (!code && md->topic_cnt == 1) {
+        code = md->topics[0].err;
+        s->partition_count = md->topics[0].partition_cnt;
+    }
+    if (md) {
+        rd_kafka_metadata_destroy(md);
+    }
+    if (!code && s->partition_count > KSINK_PARTITIONS) {
+        err_set(err, LEVEE_EUNSUPPORTED, "Kafka topic %s has too many partitions", s->topic);
+        err_expected(err, "at most %d", KSINK_PARTITIONS);
+        err_found(err, "%d", (int)s->partition_count);
+        return LEVEE_EUNSUPPORTED;
+    }
+    if (code || s->partition_count < 1) {
+        return ksink_error(s, KSINK_AGAIN, "asking for its partitions", rd_kafka_err2str(code),
+                           err);
+    }
+    return LEVEE_OK;
+}
+
+int ksink_producer_open(struct kafka_sink *s, struct levee_error *err)
+{
+    ksink_producer_close(s);
+    s->client_error[0] = 0;
+    s->producer = client_new(s, true, err);
+    if (!s->producer) {
+        return LEVEE_EINVALID;
+    }
+    int code = s->at_least_once ? LEVEE_OK : init_transactions(s, err);
+    if (code == LEVEE_OK) {
+        crash_at(s->io, CP_KSINK_AFTER_INIT);
+        s->rkt = rd_kafka_topic_new(s->producer, s->topic, NULL);
+        code = s->rkt ? ask_partitions(s, err)
+                      : err_set(err, LEVEE_EINVALID, "%s is no name for a topic", s->topic);
+    }
+    if (code) {
+        ksink_producer_close(s);
+    }
+    return code;
+}
+
+/* ---- a transaction ---- */
+
+int ksink_begin(struct kafka_sink *s, struct levee_error *err)
+{
+    char text[256] = "";
+
+    s->delivery_error = RD_KAFKA_RESP_ERR_NO_ERROR;
+    s->mark_now = (struct ksink_position){-1, -1, 0};
+    if (s->at_least_once) {
+        return LEVEE_OK;
+    }
+    enum ksink_outcome o = take(rd_kafka_begin_transaction(s->producer), text);
+    if (o) {
+        return ksink_error(s, o, "beginning a transaction", text, err);
+    }
+    s->in_transaction = true;
+    crash_at(s->io, CP_KSINK_AFTER_BEGIN);
+    return LEVEE_OK;
+}
+
+static int send_token(struct kafka_sink *s, const struct levee_token *token, uint64_t deadline,
+                      struct levee_error *err)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(list, s->topic, 0);
+    rd_kafka_consumer_group_metadata_t *group = rd_kafka_consumer_group_metadata_new(s->group);
+    char metadata[KSINK_TOKEN_TEXT], text[256] = "";
+    enum ksink_outcome o;
+
+    ksink_token_text(token, metadata);
+    p->offset = (int64_t)token->batch;
+    p->metadata = metadata;
+    p->metadata_size = strlen(metadata);
+    do {
+        o = take(rd_kafka_send_offsets_to_transaction(s->producer, list, group, STEP_MS), text);
+    } while (o == KSINK_AGAIN && !expired(s, deadline));
+    p->metadata = NULL; /* ours, not the list's */
+    p->metadata_size = 0;
+    rd_kafka_consumer_group_metadata_destroy(group);
+    rd_kafka_topic_partition_list_destroy(list);
+    return o ? ksink_error(s, o, "putting the token into the transaction", text, err) : LEVEE_OK;
+}
+
+int ksink_flush(struct kafka_sink *s, struct levee_error *err)
+{
+    uint64_t deadline = deadline_of(s);
+    rd_kafka_resp_err_t code;
+
+    do {
+        code = rd_kafka_flush(s->producer, STEP_MS);
+    } while (code == RD_KAFKA_RESP_ERR__TIMED_OUT && !s->delivery_error && !expired(s, deadline));
+    code = s->delivery_error ? s->delivery_error : code;
+    return code ? ksink_error(s, KSINK_UNCLEAR, "delivering records", rd_kafka_err2str(code), err)
+                : LEVEE_OK;
+}
+
+int ksink_commit(struct kafka_sink *s, const struct levee_token *token, struct levee_error *err)
+{
+    uint64_t deadline = deadline_of(s);
+    char text[256] = "";
+    enum ksink_outcome o;
+    int code = send_token(s, token, deadline, err);
+
+    if (code == LEVEE_OK) {
+        crash_at(s->io, CP_KSINK_AFTER_SEND_OFFSETS);
+        code = ksink_flush(s, err);
+    }
+    if (code) {
+        return code;
+    }
+    do {
+        o = take(rd_kafka_commit_transaction(s->producer, STEP_MS), text);
+    } while (o == KSINK_AGAIN && !expired(s, deadline));
+    if (o) {
+        return ksink_error(s, o, "committing", text, err);
+    }
+    crash_at(s->io, CP_KSINK_AFTER_COMMIT);
+    s->in_transaction = false;
+    return LEVEE_OK;
+}
