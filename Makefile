@@ -30,7 +30,8 @@ NPROC   := $(shell nproc 2>/dev/null || echo 2)
 PARALLEL = $(SUBMAKE) $(if $(findstring j,$(firstword -$(MAKEFLAGS))),,-j$(NPROC))
 
 # ---- sources: every file of a folder belongs to it ----
-without_kafka = $(foreach f,$(1),$(if $(findstring kafka,$(f)),,$(f)))
+# What needs librdkafka says so in its name: kafka, or broker.
+without_kafka = $(foreach f,$(1),$(if $(findstring kafka,$(f))$(findstring broker,$(f)),,$(f)))
 sources       = $(sort $(if $(filter 0,$(WITH_KAFKA)),$(call without_kafka,$(wildcard $(1))),$(wildcard $(1))))
 objects       = $(patsubst %.c,$(B)/%.o,$(1))
 
@@ -105,12 +106,12 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim bench demo lint \
-	fmt layers symbols mutants install uninstall torture cov valgrind clean FORCE
+	fmt layers symbols mutants kafka-libs install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
 	@printf 'levee %s   (variables: MODE=%s CC=%s WITH_KAFKA=%s V=%s)\n\n' \
 	    '$(VERSION)' '$(MODE)' '$(CC)' '$(WITH_KAFKA)' '$(V)'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	    printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 deps: ## install the missing Debian packages, or print the line that does
@@ -176,7 +177,7 @@ $(B)/levee: $(call objects,$(TOOL_SRC)) $(LIB_OBJ)
 # ---- checking ----
 test: ## everything that must hold, in minutes; ends with "N passed, N failed"
 	@scripts/deps build
-	@$(PARALLEL) all
+	@$(PARALLEL) all $(if $(filter 0,$(WITH_KAFKA)),,kafka-libs)
 	@MODE=$(MODE) scripts/run-tests $(B)
 unit: ## the unit tests
 	@$(PARALLEL) tests
@@ -194,6 +195,9 @@ demo: ## word counts over Kafka's protocol, killed again and again (TEXT= KILLS=
 	@scripts/deps build
 	@$(PARALLEL) lib examples tests
 	@BUILD=$(B) TEXT='$(TEXT)' KILLS='$(KILLS)' OUT='$(OUT)' KAFKA='$(KAFKA)' scripts/demo
+# Where it cannot be had (exit code 77, and a line that says so) the tests that need it are skipped.
+kafka-libs: ## a real Kafka for the tests, once, into build/kafka-cache/ (Java and Maven needed)
+	@tests/support/kafka/broker fetch || [ $$? = 77 ]
 mutants: ## eleven seeded bugs, each of which must make the tests fail
 	@scripts/mutants
 torture: ## the tests under ASan+UBSan (gcc, clang), TSan and valgrind; takes long
