@@ -44,8 +44,9 @@
 #define PENDING_MAX     1024
 
 static struct {
-    const char *directory, *out, *point;
+    const char *directory, *out, *point, *brokers, *topic;
     uint64_t seed, records, hit;
+    uint32_t refresh_ms;
     bool idle, forever, close_fds;
 } opt;
 
@@ -165,8 +166,16 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
         &receiver, NULL);
     s = levee_reduce_by_key(levee_flat_map(s, job_to_pairs, NULL), &levee_sum_i64);
     s = levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL);
-    levee_file_sink(s, "out",
-                    &(struct levee_file_sink_options){.path = opt.out, .value = LEVEE_VALUE_I64});
+    if (opt.brokers) {
+        levee_kafka_sink(s, "out",
+                         &(struct levee_kafka_sink_options){.brokers = opt.brokers,
+                                                            .topic = opt.topic,
+                                                            .refresh_ms = opt.refresh_ms,
+                                                            .value = LEVEE_VALUE_I64});
+    } else {
+        levee_file_sink(
+            s, "out", &(struct levee_file_sink_options){.path = opt.out, .value = LEVEE_VALUE_I64});
+    }
     return levee_context_status(ctx, err);
 }
 
@@ -390,7 +399,7 @@ int main(int argc, char **argv)
 
     if (argc < 7) {
         fputs("usage: crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle]"
-              " [--forever]\n",
+              " [--forever] [--kafka BROKERS TOPIC] [--refresh MS]\n",
               stderr);
         return 1;
     }
@@ -405,6 +414,11 @@ int main(int argc, char **argv)
             opt.forever = true;
         } else if (strcmp(argv[i], "--close-fds") == 0) {
             opt.close_fds = true;
+        } else if (strcmp(argv[i], "--kafka") == 0 && i + 2 < argc) {
+            opt.brokers = argv[++i];
+            opt.topic = argv[++i];
+        } else if (strcmp(argv[i], "--refresh") == 0 && i + 1 < argc) {
+            opt.refresh_ms = (uint32_t)strtoul(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {
             opt.point = argv[++i];
             opt.hit = strtoull(argv[++i], NULL, 10);

@@ -19,6 +19,7 @@
 #include <check.h>
 
 #define SEGMENT_HEADERS 8192
+#define ARGS_MAX        24
 
 static const char *scratch(void)
 {
@@ -103,8 +104,8 @@ static void become_child(const struct trial *t, const struct trial_life *life, c
     }
     /* execv promises not to write to its arguments; its type is older than const. */
     if (life->new_pids) {
-        const char *wrapped[20] = {"unshare", "--pid", "--fork", "--kill-child"};
-        memcpy(wrapped + 4, args, 16 * sizeof *args);
+        const char *wrapped[ARGS_MAX + 4] = {"unshare", "--pid", "--fork", "--kill-child"};
+        memcpy(wrapped + 4, args, ARGS_MAX * sizeof *args);
         execvp(wrapped[0], (char *const *)(uintptr_t)wrapped);
     } else {
         execv(args[0], (char *const *)(uintptr_t)args);
@@ -114,9 +115,9 @@ static void become_child(const struct trial *t, const struct trial_life *life, c
 
 pid_t trial_spawn(struct trial *t, const struct trial_life *life)
 {
-    char seed[24], records[24], hit[24];
-    const char *args[16] = {child_program(), t->dir, t->out, t->acks,
-                            t->status_path,  seed,   records};
+    char seed[24], records[24], hit[24], refresh[24];
+    const char *args[ARGS_MAX] = {child_program(), t->dir, t->out, t->acks,
+                                  t->status_path,  seed,   records};
     int n = 7;
 
     (void)snprintf(seed, sizeof seed, "%" PRIu64, t->seed);
@@ -135,6 +136,16 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
     }
     if (life->close_fds) {
         args[n++] = "--close-fds";
+    }
+    if (t->brokers) {
+        args[n++] = "--kafka";
+        args[n++] = t->brokers;
+        args[n++] = t->topic;
+    }
+    if (life->refresh_ms) {
+        (void)snprintf(refresh, sizeof refresh, "%u", life->refresh_ms);
+        args[n++] = "--refresh";
+        args[n++] = refresh;
     }
     __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
     pid_t pid = fork();
@@ -243,11 +254,11 @@ static int is_batch(const struct dirent *e)
     return strncmp(e->d_name, "batch-", 6) == 0 && n > 4 && strcmp(e->d_name + n - 4, ".txt") == 0;
 }
 
-bool trial_fine(struct trial *t)
+static bool collect_files(struct trial *t)
 {
     struct dirent **names = NULL;
     int n = scandir(t->out, &names, is_batch, alphasort);
-    bool fine = acks_hold(t);
+    bool fine = true;
 
     for (int i = 0; i < n; i++) {
         char from[600], to[600];
@@ -264,6 +275,11 @@ bool trial_fine(struct trial *t)
     }
     free(names);
     return fine;
+}
+
+bool trial_fine(struct trial *t)
+{
+    return acks_hold(t) && (t->collect ? t->collect(t) : collect_files(t));
 }
 
 bool trial_finish(struct trial *t, uint64_t more)

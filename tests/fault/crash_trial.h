@@ -27,16 +27,21 @@ struct trial {
     struct job_fold fold; /* of what is published */
     uint64_t acked, appended;
     char why[JOB_WHY];
+    /* Output that goes to Kafka instead of files; NULL: files. `collect` judges it from the
+     * beginning. */
+    const char *brokers, *topic;
+    bool (*collect)(struct trial *t);
 };
 
 struct trial_life {
     const char *point; /* NULL: none */
     uint64_t hit;
     bool idle, forever;
-    bool close_fds;   /* the host closes descriptors that are not its own, once data flows */
-    bool new_pids;    /* in a pid namespace of its own */
-    uint64_t records; /* without forever */
-    int limit;        /* RLIMIT_…, where limit_to is not 0 */
+    bool close_fds;      /* the host closes descriptors that are not its own, once data flows */
+    bool new_pids;       /* in a pid namespace of its own */
+    uint64_t records;    /* without forever */
+    uint32_t refresh_ms; /* of the Kafka sink */
+    int limit;           /* RLIMIT_…, where limit_to is not 0 */
     uint64_t limit_to;
 };
 
