@@ -113,9 +113,12 @@ static enum broker_code finish_script(struct broker *b, char *ret_said, size_t s
         }
     }
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (code == EXIT_ABSENT) { /* the last line says it all */
+        const char *last = strrchr(ret_said, '\n');
+        return broker_fail(b, BROKER_ABSENT, code, "%s", last ? last + 1 : ret_said);
+    }
     if (code != 0) {
-        return broker_fail(b, code == EXIT_ABSENT ? BROKER_ABSENT : BROKER_SCRIPT, code, "%s",
-                           ret_said);
+        return broker_fail(b, BROKER_SCRIPT, code, "%s", ret_said);
     }
     return BROKER_OK;
 }

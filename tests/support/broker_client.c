@@ -12,7 +12,9 @@
 
 #include "tests/support/broker_internal.h"
 
-#define QUESTION_MS 1000 /* until one question about a topic is asked again */
+/* Until a question about a topic is asked again: librdkafka may have asked a node that is away. */
+#define QUESTION_FIRST_MS 200
+#define QUESTION_MAX_MS   4000
 
 int64_t broker_now_ms(void)
 {
@@ -104,12 +106,12 @@ struct topic_state {
     int32_t leader; /* of the partition asked about; negative: none */
 };
 
-static rd_kafka_resp_err_t look(rd_kafka_t *rk, const char *topic, int32_t partition,
+static rd_kafka_resp_err_t look(rd_kafka_t *rk, const char *topic, int32_t partition, int wait_ms,
                                 struct topic_state *ret)
 {
     const struct rd_kafka_metadata *md;
     rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
-    rd_kafka_resp_err_t code = rd_kafka_metadata(rk, 0, rkt, &md, QUESTION_MS);
+    rd_kafka_resp_err_t code = rd_kafka_metadata(rk, 0, rkt, &md, wait_ms);
 
     *ret = (struct topic_state){.leader = -1};
     if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -127,26 +129,36 @@ static rd_kafka_resp_err_t look(rd_kafka_t *rk, const char *topic, int32_t parti
     return code;
 }
 
+static int longer(int wait_ms)
+{
+    return wait_ms * 2 < QUESTION_MAX_MS ? wait_ms * 2 : QUESTION_MAX_MS;
+}
+
 void broker_meet_topic(rd_kafka_t *rk, const char *topic)
 {
     struct topic_state now;
+    int wait_ms = QUESTION_FIRST_MS;
 
-    (void)look(rk, topic, 0, &now); /* without an answer the first use says why */
+    while (look(rk, topic, 0, wait_ms, &now) != RD_KAFKA_RESP_ERR_NO_ERROR && wait_ms < 1000) {
+        wait_ms = longer(wait_ms);
+    }
 }
 
 enum broker_code broker_await_topic(struct broker *b, rd_kafka_t *rk, const char *topic,
                                     int partitions, int *ret_partitions)
 {
     int64_t end = broker_now_ms() + BROKER_PATIENCE_MS;
+    int wait_ms = QUESTION_FIRST_MS;
     struct topic_state now;
 
     do {
-        rd_kafka_resp_err_t code = look(rk, topic, 0, &now);
+        rd_kafka_resp_err_t code = look(rk, topic, 0, wait_ms, &now);
         bool led = now.partitions > 0 && now.led == now.partitions;
-        if (code == RD_KAFKA_RESP_ERR_NO_ERROR &&
-            (partitions == BROKER_TOPIC_GONE  ? now.partitions == 0
-             : partitions == BROKER_TOPIC_ANY ? led
-                                              : led && now.partitions == partitions)) {
+        if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
+            wait_ms = longer(wait_ms);
+        } else if (partitions == BROKER_TOPIC_GONE  ? now.partitions == 0
+                   : partitions == BROKER_TOPIC_ANY ? led
+                                                    : led && now.partitions == partitions) {
             if (ret_partitions) {
                 *ret_partitions = now.partitions;
             }
@@ -164,13 +176,16 @@ enum broker_code broker_topic_leader(struct broker *b, const char *topic, int32_
 {
     rd_kafka_t *rk = broker_client(b, RD_KAFKA_CONSUMER, rd_kafka_conf_new(), NULL);
     int64_t end = broker_now_ms() + BROKER_PATIENCE_MS;
+    int wait_ms = QUESTION_FIRST_MS;
     struct topic_state now;
 
     if (!rk) {
         return b->failure.code;
     }
     do {
-        (void)look(rk, topic, partition, &now); /* no answer: no leader */
+        if (look(rk, topic, partition, wait_ms, &now) != RD_KAFKA_RESP_ERR_NO_ERROR) {
+            wait_ms = longer(wait_ms);
+        }
         (void)rd_kafka_poll(rk, 5);
     } while (now.leader < 0 && broker_now_ms() < end);
     rd_kafka_destroy(rk);

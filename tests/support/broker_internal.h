@@ -20,8 +20,8 @@ enum { BROKER_TOPIC_GONE = -1, BROKER_TOPIC_ANY = 0 };
 enum broker_code broker_await_topic(struct broker *b, rd_kafka_t *rk, const char *topic,
                                     int partitions, int *ret_partitions);
 
-/* Asks about the topic, once: librdkafka knows it then, and does not wait for a second at its first
- * use. */
+/* Asks about the topic, so that librdkafka knows it and does not wait for a second at its first
+ * use. Without an answer the first use says why. */
 void broker_meet_topic(rd_kafka_t *rk, const char *topic);
 
 int64_t broker_now_ms(void); /* from any point on */
