@@ -496,7 +496,9 @@ START_TEST(a_machine_without_java_has_no_broker)
     (void)snprintf(cache, sizeof cache, "%s/cache", folder);
     (void)snprintf(path, sizeof path, "%s/bin", folder);
     make_poor_path(path);
-    char *old = strdup(getenv("PATH"));
+    const char *was = getenv("PATH");
+    ck_assert_ptr_nonnull(was);
+    char *old = strdup(was); /* setenv may take it away */
     ck_assert_int_eq(setenv("PATH", path, 1), 0);
     ck_assert_int_eq(setenv("LEVEE_KAFKA_CACHE", cache, 1), 0);
     for (int i = 0; i < 2; i++) { /* the second time it is remembered */

@@ -207,21 +207,22 @@ struct admin {
     rd_kafka_AdminOptions_t *options;
 };
 
-static enum broker_code admin_open(struct broker *b, const char *doing, rd_kafka_admin_op_t op,
-                                   struct admin *ret)
+/* false: why is in b->failure. */
+static bool admin_open(struct broker *b, const char *doing, rd_kafka_admin_op_t op,
+                       struct admin *ret)
 {
     char text[256];
 
     ret->doing = doing;
     ret->rk = broker_client(b, RD_KAFKA_CONSUMER, rd_kafka_conf_new(), NULL);
     if (!ret->rk) {
-        return b->failure.code;
+        return false;
     }
     ret->queue = rd_kafka_queue_new(ret->rk);
     ret->options = rd_kafka_AdminOptions_new(ret->rk, op);
     MUST(rd_kafka_AdminOptions_set_request_timeout(ret->options, BROKER_PATIENCE_MS, text,
                                                    sizeof text) == RD_KAFKA_RESP_ERR_NO_ERROR);
-    return BROKER_OK;
+    return true;
 }
 
 static void admin_close(struct admin *a)
@@ -308,7 +309,7 @@ enum broker_code broker_topic_create(struct broker *b, const char *topic, int pa
     struct admin a;
     char text[256], name[128];
 
-    if (admin_open(b, "create a topic", RD_KAFKA_ADMIN_OP_CREATETOPICS, &a) != BROKER_OK) {
+    if (!admin_open(b, "create a topic", RD_KAFKA_ADMIN_OP_CREATETOPICS, &a)) {
         return b->failure.code;
     }
     rd_kafka_NewTopic_t *wanted = rd_kafka_NewTopic_new(
@@ -332,7 +333,7 @@ enum broker_code broker_topic_delete(struct broker *b, const char *topic)
 {
     struct admin a;
 
-    if (admin_open(b, "delete a topic", RD_KAFKA_ADMIN_OP_DELETETOPICS, &a) != BROKER_OK) {
+    if (!admin_open(b, "delete a topic", RD_KAFKA_ADMIN_OP_DELETETOPICS, &a)) {
         return b->failure.code;
     }
     rd_kafka_DeleteTopic_t *wanted = rd_kafka_DeleteTopic_new(topic);
@@ -351,7 +352,7 @@ enum broker_code broker_topic_grow(struct broker *b, const char *topic, int part
     struct admin a;
     char text[256];
 
-    if (admin_open(b, "add partitions", RD_KAFKA_ADMIN_OP_CREATEPARTITIONS, &a) != BROKER_OK) {
+    if (!admin_open(b, "add partitions", RD_KAFKA_ADMIN_OP_CREATEPARTITIONS, &a)) {
         return b->failure.code;
     }
     rd_kafka_NewPartitions_t *wanted =
@@ -372,7 +373,7 @@ enum broker_code broker_topic_trim(struct broker *b, const char *topic, int32_t 
 {
     struct admin a;
 
-    if (admin_open(b, "delete records", RD_KAFKA_ADMIN_OP_DELETERECORDS, &a) != BROKER_OK) {
+    if (!admin_open(b, "delete records", RD_KAFKA_ADMIN_OP_DELETERECORDS, &a)) {
         return b->failure.code;
     }
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
@@ -390,7 +391,7 @@ enum broker_code broker_group_delete(struct broker *b, const char *group)
 {
     struct admin a;
 
-    if (admin_open(b, "delete a group", RD_KAFKA_ADMIN_OP_DELETEGROUPS, &a) != BROKER_OK) {
+    if (!admin_open(b, "delete a group", RD_KAFKA_ADMIN_OP_DELETEGROUPS, &a)) {
         return b->failure.code;
     }
     rd_kafka_DeleteGroup_t *wanted = rd_kafka_DeleteGroup_new(group);

@@ -80,34 +80,51 @@ static enum broker_code finish(struct broker *b, rd_kafka_t *rk, enum broker_end
     return code;
 }
 
-static enum broker_code produce_one(struct broker *b, rd_kafka_t *rk, const char *topic,
-                                    const struct broker_message *m)
+static rd_kafka_headers_t *headers_of(const struct broker_message *m)
 {
     rd_kafka_headers_t *headers = m->header_count ? rd_kafka_headers_new(m->header_count) : NULL;
-    rd_kafka_resp_err_t code;
 
     for (size_t i = 0; i < m->header_count; i++) {
         const struct broker_header *h = &m->headers[i];
-        (void)rd_kafka_header_add(headers, h->name, -1, h->value.data, (ssize_t)h->value.len);
+        MUST(!rd_kafka_header_add(headers, h->name, -1, h->value.data, (ssize_t)h->value.len));
     }
-    /* librdkafka copies; its type for the value is older than const. */
-    do {
-        code = rd_kafka_producev(
-            rk, RD_KAFKA_V_TOPIC(topic),
-            RD_KAFKA_V_PARTITION(m->partition < 0 ? RD_KAFKA_PARTITION_UA : m->partition),
-            RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-            RD_KAFKA_V_VALUE((void *)(uintptr_t)m->value.data, m->value.len),
-            RD_KAFKA_V_KEY(m->key.data, m->key.len), RD_KAFKA_V_TIMESTAMP(m->timestamp_ms),
-            RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_END);
-        (void)rd_kafka_poll(rk, code == RD_KAFKA_RESP_ERR__QUEUE_FULL ? 100 : 0);
-    } while (code == RD_KAFKA_RESP_ERR__QUEUE_FULL);
-    if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return headers;
+}
+
+/* librdkafka copies key and value; its types for them are older than const. */
+static enum broker_code produce_one(struct broker *b, rd_kafka_t *rk, const char *topic,
+                                    const struct broker_message *m)
+{
+    rd_kafka_headers_t *headers = headers_of(m);
+    const rd_kafka_vu_t parts[] = {
+        {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = topic},
+        {.vtype = RD_KAFKA_VTYPE_PARTITION,
+         .u.i32 = m->partition < 0 ? RD_KAFKA_PARTITION_UA : m->partition},
+        {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)m->key.data, m->key.len}},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)m->value.data, m->value.len}},
+        {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = m->timestamp_ms},
+        {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers}, /* the last: taken on success */
+    };
+    const size_t count = sizeof parts / sizeof *parts - (headers ? 0 : 1);
+    enum broker_code code = BROKER_OK;
+    rd_kafka_error_t *error;
+
+    while ((error = rd_kafka_produceva(rk, parts, count)) != NULL &&
+           rd_kafka_error_code(error) == RD_KAFKA_RESP_ERR__QUEUE_FULL) {
+        rd_kafka_error_destroy(error);
+        (void)rd_kafka_poll(rk, 100);
+    }
+    if (error) {
+        code =
+            broker_refused(b, rd_kafka_error_code(error), "produce", rd_kafka_error_string(error));
+        rd_kafka_error_destroy(error);
         if (headers) {
-            rd_kafka_headers_destroy(headers); /* not taken */
+            rd_kafka_headers_destroy(headers);
         }
-        return broker_refused(b, code, "produce", NULL);
     }
-    return BROKER_OK;
+    (void)rd_kafka_poll(rk, 0);
+    return code;
 }
 
 static enum broker_code produce_all(struct broker *b, rd_kafka_t *rk, const char *topic,
