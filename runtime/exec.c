@@ -4,7 +4,8 @@
  * A narrow operator emits into its port; when the port holds about a vector, it is handed on and
  * emptied. An operator that only rewrites changes the vector it is given where it lies, unless
  * somebody else reads it too: then it gets a copy in its port. Ends copy: sinks into the batch's
- * outputs, keyed ends into inboxes. Between units every port is empty.
+ * outputs, keyed ends into inboxes. An operator over whole partitions holds what comes in its port
+ * until the unit has pushed all it has. Between units every port is empty.
  */
 #include "runtime/exec.h"
 
@@ -94,6 +95,34 @@ static int run_narrow(struct rt_worker *w, uint32_t step, const struct levee_rec
     return code;
 }
 
+static int hold(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
+{
+    struct rt_records *held = &rt_port_of(w, step)->held;
+    void *items = held->items;
+
+    if (!mem_grow(&items, &held->cap, held->count + n, sizeof *held->items)) {
+        return rt_worker_nomem(w);
+    }
+    held->items = items;
+    memcpy(held->items + held->count, in, n * sizeof *in);
+    held->count += n;
+    return LEVEE_OK;
+}
+
+/* The partition is complete. */
+static int run_whole(struct rt_worker *w, uint32_t step)
+{
+    struct rt_port *port = rt_port_of(w, step);
+    struct rt_call call = rt_call_at(w, step, 0);
+    int code = call.node->op->whole(&call, port->held.items, port->held.count);
+
+    if (code == LEVEE_OK && port->out.failed) {
+        code = rt_worker_nomem(w);
+    }
+    port->held.count = 0;
+    return code ? code : rt_flush(w, step);
+}
+
 int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n)
 {
     const struct rt_step *s = &w->unit->head->steps[step];
@@ -109,6 +138,8 @@ int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t 
         code = rewrite(w, step, io, n);
     } else if (step > 0 && s->node->op->narrow) {
         code = run_narrow(w, step, io, n);
+    } else if (step > 0 && s->node->op->whole) {
+        code = hold(w, step, io, n);
     } else {
         code = push_children(w, s, io, n); /* a head's own output, or a union */
     }
@@ -185,12 +216,13 @@ static void reset_ports(struct rt_worker *w)
         p->out.arena = &w->share->arena;
         p->out.header = &w->run->compute->header;
         p->out.time_ms = 0;
+        p->held.count = 0;
         rt_keys_clear(&p->combined);
         rt_sums_clear(&p->sums);
     }
 }
 
-/* What is left in ports and combines; parents come before their children. */
+/* What is left in ports and combines, and whole partitions; parents come before their children. */
 static int finish_tree(struct rt_worker *w)
 {
     const struct rt_head *h = w->unit->head;
@@ -202,6 +234,8 @@ static int finish_tree(struct rt_worker *w)
             code = rt_combine_flush(w, i);
         } else if (i == 0 || (s->node->kind == RT_NARROW && s->node->op->narrow)) {
             code = rt_flush(w, i);
+        } else if (s->node->kind == RT_NARROW && s->node->op->whole) {
+            code = run_whole(w, i);
         }
     }
     return code;
@@ -276,6 +310,7 @@ void rt_worker_release(struct rt_worker *w)
     for (size_t h = 0; w->ports && h < w->engine->head_count; h++) {
         for (uint32_t s = 0; w->ports[h] && s < w->engine->heads[h].step_count; s++) {
             mem_free(w->ports[h][s].out.items);
+            mem_free(w->ports[h][s].held.items);
             rt_keys_release(&w->ports[h][s].combined);
             rt_sums_release(&w->ports[h][s].sums);
         }

@@ -97,6 +97,7 @@ int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_err
 
 struct rt_port { /* a step's place in a worker; empty between units */
     struct levee_output out;
+    struct rt_records held;  /* of an operator over whole partitions: what came so far */
     struct rt_keys combined; /* keyed ends: what was folded and not yet sent … */
     struct rt_sums sums;     /* … by a plain count or sum */
     uint64_t seen;           /* records this step was given in this unit */

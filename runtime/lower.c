@@ -1,5 +1,5 @@
 /* What the builders under operators/ share: adding a node with its operator, nodes with one user
- * function, and nodes with a reducer. */
+ * function, nodes with a reducer, and values that hold several. */
 #include "runtime/operator.h"
 
 void rt_free_data(void *data)
@@ -121,4 +121,30 @@ int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_tabl
         code = code ? code : rt_call_emitted(c);
     }
     return code;
+}
+
+/* ---- sequences ---- */
+
+size_t rt_sequence_size(struct levee_slice one)
+{
+    size_t n = 1;
+
+    for (uint64_t v = (uint64_t)one.len + 1; v >= 0x80; v >>= 7) {
+        n++;
+    }
+    return n + one.len;
+}
+
+uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one)
+{
+    uint64_t v = one.data ? (uint64_t)one.len + 1 : 0;
+
+    for (; v >= 0x80; v >>= 7) {
+        *to++ = (uint8_t)(v | 0x80);
+    }
+    *to++ = (uint8_t)v;
+    if (one.data && one.len) {
+        memcpy(to, one.data, one.len);
+    }
+    return to + one.len;
 }

@@ -6,6 +6,8 @@
  *   narrow   a vector of records in, any number out, partition by partition; or, where it changes
  *            records and neither adds nor drops any, `rewrite`: the vector is changed in place.
  *            Chains of them are fused: a vector goes through the whole chain while it is in cache.
+ *   whole    the same with a partition's records at once: the chain ends there until the partition
+ *            is complete, and goes on below it.
  *   keyed    records of all parents are dealt to partitions (by key group, or all to one), grouped
  *            by key and folded, with or without a state table. Several parents are several *sides*
  *            (joins). A reducer that is named folds before the records travel.
@@ -80,6 +82,10 @@ typedef int (*rt_try_fn)(void *arg);
  */
 int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input,
                     rt_try_fn fn, void *arg, bool *ret_skipped);
+/* The same for a call that is given n records at once: they fail together, each as a dead letter of
+ * its own with its place among them as index. Without records an absent one stands for them. */
+int rt_call_together(struct rt_call *c, const struct levee_record *in, size_t n, rt_try_fn fn,
+                     void *arg, bool *ret_skipped);
 /* One record function over a vector, under these rules. */
 typedef int (*rt_record_fn)(levee_output *out, const struct levee_record *in, void *arg);
 int rt_call_each(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
@@ -133,6 +139,9 @@ struct rt_operator {
     int (*narrow)(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index);
     /* Narrow: changes n records in place; cannot fail. */
     void (*rewrite)(const levee_stream *node, struct levee_record *io, size_t n);
+    /* Narrow, all records of a partition in one call: once per partition and batch, also for those
+     * without records. The array lives until it returns, what it points to as long as the batch. */
+    int (*whole)(struct rt_call *c, const struct levee_record *in, size_t n);
     /* Keyed. */
     bool to_one; /* all records to one partition and key group, keys are ignored */
     const struct levee_reducer *(*combine)(const levee_stream *node); /* NULL: records travel */
@@ -170,5 +179,10 @@ levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
 void rt_free_data(void *data); /* mem_free, as an operator's free_data */
+
+/* Values that hold several: one after the other as buf_slice writes them, so that what is absent
+ * stays so; read with levee_group_next. Here their size is known before, for a value of its own. */
+size_t rt_sequence_size(struct levee_slice one);
+uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one); /* returns the end */
 
 #endif

@@ -270,6 +270,20 @@ LEVEE_API levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, voi
 /* Replaces the value, keeps key (and partition): emit exactly one record; its key is ignored. */
 LEVEE_API levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg,
                                             const char *file, int line);
+/* The same with any number of records: each is a value under the key of the record given. */
+LEVEE_API levee_stream *levee_flat_map_values_at(levee_stream *s, levee_record_fn fn, void *arg,
+                                                 const char *file, int line);
+/* Calls fn once per partition and batch with all its records, also with none (n = 0; a batch that
+ * is not run has no partitions). Emits any number. The records fail together: without a retry that
+ * succeeds each becomes a dead letter of its own. A partition is held in memory for the call. */
+LEVEE_API levee_stream *levee_map_partitions_at(levee_stream *s, levee_records_fn fn, void *arg,
+                                                const char *file, int line);
+/* One record without key per partition and batch, also for one without records: its value holds the
+ * partition's records in order, read with levee_glom_next. */
+LEVEE_API levee_stream *levee_glom_at(levee_stream *s, const char *file, int line);
+/* Takes the next record off the front of a glom's value; false at the end. Its key and value are
+ * views into the value. */
+LEVEE_API bool levee_glom_next(struct levee_slice *glom, struct levee_record *ret);
 /* Keeps the keys and gives every record the same 64-bit value: words → (word, 1). */
 LEVEE_API levee_stream *levee_map_to_i64_at(levee_stream *s, int64_t value, const char *file,
                                             int line);
@@ -278,14 +292,17 @@ LEVEE_API levee_stream *levee_union_at(levee_stream *const *streams, size_t n, c
                                        int line);
 /* One record per batch: its number of records, as i64 without key; 0 for an empty batch. */
 LEVEE_API levee_stream *levee_count_at(levee_stream *s, const char *file, int line);
-#define levee_map(s, fn, arg)           levee_map_at(s, fn, arg, LEVEE_AT)
-#define levee_flat_map(s, fn, arg)      levee_flat_map_at(s, fn, arg, LEVEE_AT)
-#define levee_flat_map_many(s, fn, arg) levee_flat_map_many_at(s, fn, arg, LEVEE_AT)
-#define levee_filter(s, fn, arg)        levee_filter_at(s, fn, arg, LEVEE_AT)
-#define levee_map_values(s, fn, arg)    levee_map_values_at(s, fn, arg, LEVEE_AT)
-#define levee_map_to_i64(s, value)      levee_map_to_i64_at(s, value, LEVEE_AT)
-#define levee_union(streams, n)         levee_union_at(streams, n, LEVEE_AT)
-#define levee_count(s)                  levee_count_at(s, LEVEE_AT)
+#define levee_map(s, fn, arg)             levee_map_at(s, fn, arg, LEVEE_AT)
+#define levee_flat_map(s, fn, arg)        levee_flat_map_at(s, fn, arg, LEVEE_AT)
+#define levee_flat_map_many(s, fn, arg)   levee_flat_map_many_at(s, fn, arg, LEVEE_AT)
+#define levee_filter(s, fn, arg)          levee_filter_at(s, fn, arg, LEVEE_AT)
+#define levee_map_values(s, fn, arg)      levee_map_values_at(s, fn, arg, LEVEE_AT)
+#define levee_flat_map_values(s, fn, arg) levee_flat_map_values_at(s, fn, arg, LEVEE_AT)
+#define levee_map_partitions(s, fn, arg)  levee_map_partitions_at(s, fn, arg, LEVEE_AT)
+#define levee_glom(s)                     levee_glom_at(s, LEVEE_AT)
+#define levee_map_to_i64(s, value)        levee_map_to_i64_at(s, value, LEVEE_AT)
+#define levee_union(streams, n)           levee_union_at(streams, n, LEVEE_AT)
+#define levee_count(s)                    levee_count_at(s, LEVEE_AT)
 
 /*
  * A reducer folds values into an accumulator of `size` bytes (8-byte aligned, zeroed before

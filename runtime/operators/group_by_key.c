@@ -2,44 +2,19 @@
  * buf_slice writes them; read with levee_group_next). */
 #include "runtime/operator.h"
 
-static size_t varint_size(uint64_t v)
-{
-    size_t n = 1;
-
-    for (; v >= 0x80; v >>= 7) {
-        n++;
-    }
-    return n;
-}
-
-static uint8_t *put_value(uint8_t *p, struct levee_slice value)
-{
-    uint64_t v = value.data ? (uint64_t)value.len + 1 : 0;
-
-    for (; v >= 0x80; v >>= 7) {
-        *p++ = (uint8_t)(v | 0x80);
-    }
-    *p++ = (uint8_t)v;
-    if (value.data && value.len) {
-        memcpy(p, value.data, value.len);
-    }
-    return p + value.len;
-}
-
 static int fold_key(struct rt_call *c, const struct rt_groups *g, const struct rt_key *k)
 {
     size_t size = 0;
 
     for (uint32_t at = k->items.first; at != UINT32_MAX; at = g->links[at]) {
-        size_t len = g->items[at]->value.len;
-        size += varint_size((uint64_t)len + 1) + len;
+        size += rt_sequence_size(g->items[at]->value);
     }
     uint8_t *bytes = rt_output_alloc(c->out, size), *p = bytes;
     if (!bytes) {
         return rt_call_nomem(c);
     }
     for (uint32_t at = k->items.first; at != UINT32_MAX; at = g->links[at]) {
-        p = put_value(p, g->items[at]->value);
+        p = rt_sequence_put(p, g->items[at]->value);
     }
     ASSERT((size_t)(p - bytes) == size);
     (void)rt_output_add(c->out, k->key, slice_of(bytes, size)); /* remembers a failure */

@@ -66,6 +66,36 @@ static inline int fn_twice(levee_output *out, const struct levee_record *in, siz
     return 0;
 }
 
+/* Every value as often as it is long, modulo 4, under a key that counts for nothing. */
+static inline int fn_some_values(levee_output *out, const struct levee_record *in, void *arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < in->value.len % 4; i++) {
+        if (levee_emit_i64(out, slice_of("ignored", 7), (int64_t)i)) {
+            return -5;
+        }
+    }
+    return 0;
+}
+/* Of a partition: its first key and how many records there are. */
+static inline int fn_census(levee_output *out, const struct levee_record *in, size_t n, void *arg)
+{
+    (void)arg;
+    return levee_emit_i64(out, n ? in[0].key : slice_of(NULL, 0), (int64_t)n);
+}
+/* Of a partition: its first three records. */
+static inline int fn_first_three(levee_output *out, const struct levee_record *in, size_t n,
+                                 void *arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < n && i < 3; i++) {
+        if (levee_emit_record(out, &in[i])) {
+            return -5;
+        }
+    }
+    return 0;
+}
+
 struct span {
     struct levee_slice first, last;
 };

@@ -24,6 +24,14 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
         return levee_map_to_i64(a, 7);
     case OP_TWICE:
         return levee_flat_map_many(a, fn_twice, NULL);
+    case OP_SOME_VALUES:
+        return levee_flat_map_values(a, fn_some_values, NULL);
+    case OP_CENSUS:
+        return levee_map_partitions(a, fn_census, NULL);
+    case OP_FIRST_THREE:
+        return levee_map_partitions(a, fn_first_three, NULL);
+    case OP_GLOM:
+        return levee_glom(a);
     case OP_UNION:
         return levee_union(both, 2);
     case OP_SUM:

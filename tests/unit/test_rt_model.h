@@ -89,14 +89,18 @@ static inline void add(struct set *s, uint32_t partition, struct rec r)
 }
 
 enum op {
-    OP_WORDS,  /* value → words as keys */
-    OP_SWAP,   /* key ↔ value */
-    OP_ODD,    /* filter on the key's hash */
-    OP_LENGTH, /* map_values: the value's length as a number */
-    OP_SEVEN,  /* map_to_i64 */
-    OP_TWICE,  /* flat_map_many: every record twice, copied */
-    OP_UNION,  /* of two */
-    OP_SUM,    /* reduce_by_key from here */
+    OP_WORDS,       /* value → words as keys */
+    OP_SWAP,        /* key ↔ value */
+    OP_ODD,         /* filter on the key's hash */
+    OP_LENGTH,      /* map_values: the value's length as a number */
+    OP_SEVEN,       /* map_to_i64 */
+    OP_TWICE,       /* flat_map_many: every record twice, copied */
+    OP_SOME_VALUES, /* flat_map_values */
+    OP_CENSUS,      /* map_partitions: first key, number of records */
+    OP_FIRST_THREE, /* map_partitions */
+    OP_GLOM,
+    OP_UNION, /* of two */
+    OP_SUM,   /* reduce_by_key from here */
     OP_COUNT_KEY,
     OP_MIN,
     OP_CONCAT,
@@ -149,6 +153,60 @@ static inline void model_narrow(enum op op, const struct set *a, struct set *to)
                 add(to, p, r);
                 add(to, p, r);
             }
+            for (size_t k = 0; op == OP_SOME_VALUES && k < r.value.len % 4; k++) {
+                add(to, p, (struct rec){r.key, number((int64_t)k), r.time});
+            }
+        }
+    }
+}
+
+/* Varint(length + 1), 0 for absent, then the bytes; returns the end. */
+static inline uint8_t *put_one(uint8_t *at, struct bytes b)
+{
+    uint64_t n = b.data ? b.len + 1 : 0;
+
+    while (n >= 128) {
+        *at++ = (uint8_t)(n % 128 + 128);
+        n /= 128;
+    }
+    *at++ = (uint8_t)n;
+    if (b.len) {
+        memcpy(at, b.data, b.len);
+    }
+    return at + b.len;
+}
+
+static inline struct bytes glommed(const struct rec *r, size_t n)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        len += r[i].key.len + r[i].value.len + 28;
+    }
+    uint8_t *p = take(len), *at = p;
+    for (size_t i = 0; i < n; i++) {
+        at = put_one(put_one(at, r[i].key), r[i].value);
+        for (int k = 0; k < 8; k++) {
+            *at++ = (uint8_t)((uint64_t)r[i].time >> (8 * k));
+        }
+    }
+    return (struct bytes){p, (size_t)(at - p)};
+}
+
+static inline void model_partitions(enum op op, const struct set *a, struct set *to)
+{
+    to->partitions = a->partitions;
+    for (uint32_t p = 0; p < a->partitions; p++) {
+        size_t n = a->count[p];
+        struct rec r = {.key = n ? a->items[p][0].key : (struct bytes){NULL, 0}};
+        if (op == OP_CENSUS) {
+            r.value = number((int64_t)n);
+            add(to, p, r);
+        } else if (op == OP_GLOM) {
+            add(to, p, (struct rec){{NULL, 0}, glommed(a->items[p], n), 0});
+        }
+        for (size_t i = 0; op == OP_FIRST_THREE && i < n && i < 3; i++) {
+            add(to, p, a->items[p][i]);
         }
     }
 }
@@ -239,7 +297,6 @@ static inline struct bytes reduced(enum op op, const struct keyed *k)
     return joined(k);
 }
 
-/* Varint(length + 1), 0 for absent, then the bytes. */
 static inline struct bytes sequence(const struct keyed *k)
 {
     size_t len = 0;
@@ -249,16 +306,7 @@ static inline struct bytes sequence(const struct keyed *k)
     }
     uint8_t *p = take(len), *at = p;
     for (size_t i = 0; i < k->n; i++) {
-        uint64_t n = k->values[i].data ? k->values[i].len + 1 : 0;
-        while (n >= 128) {
-            *at++ = (uint8_t)(n % 128 + 128);
-            n /= 128;
-        }
-        *at++ = (uint8_t)n;
-        if (k->values[i].len) {
-            memcpy(at, k->values[i].data, k->values[i].len);
-        }
-        at += k->values[i].len;
+        at = put_one(at, k->values[i]);
     }
     return (struct bytes){p, (size_t)(at - p)};
 }
@@ -439,6 +487,8 @@ static inline void model(enum op op, const struct set *a, const struct set *b, s
                 add(to, p, from->items[q][i]);
             }
         }
+    } else if (op >= OP_CENSUS && op <= OP_GLOM) {
+        model_partitions(op, a, to);
     } else if (op < OP_UNION) {
         model_narrow(op, a, to);
     } else {
