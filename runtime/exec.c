@@ -4,7 +4,7 @@
  * A narrow operator emits into its port; when the port holds about a vector, it is handed on and
  * emptied. An operator that only rewrites changes the vector it is given where it lies, unless
  * somebody else reads it too: then it gets a copy in its port. Ends copy: sinks into the batch's
- * outputs, keyed ends into inboxes. An operator over whole partitions holds what comes in its port
+ * outputs, the others into inboxes. An operator over whole partitions holds what comes in its port
  * until the unit has pushed all it has. Between units every port is empty.
  */
 #include "runtime/exec.h"
@@ -126,24 +126,29 @@ static int run_whole(struct rt_worker *w, uint32_t step)
 int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n)
 {
     const struct rt_step *s = &w->unit->head->steps[step];
-    int code;
 
     if (n == 0) {
-        code = LEVEE_OK;
-    } else if (s->node->kind == RT_SINK) {
-        code = take_output(w, s, io, n);
-    } else if (s->node->kind == RT_KEYED && step > 0) {
-        code = s->combine ? rt_combine_take(w, step, io, n) : rt_keyed_take(w, step, io, n);
-    } else if (step > 0 && s->node->op->rewrite) {
-        code = rewrite(w, step, io, n);
-    } else if (step > 0 && s->node->op->narrow) {
-        code = run_narrow(w, step, io, n);
-    } else if (step > 0 && s->node->op->whole) {
-        code = hold(w, step, io, n);
-    } else {
-        code = push_children(w, s, io, n); /* a head's own output, or a union */
+        return LEVEE_OK;
     }
-    return code;
+    switch (s->does) {
+    case RT_PASSES:
+        return push_children(w, s, io, n);
+    case RT_REWRITES:
+        return rewrite(w, step, io, n);
+    case RT_CALLS:
+        return run_narrow(w, step, io, n);
+    case RT_HOLDS:
+        return hold(w, step, io, n);
+    case RT_OUTPUTS:
+        return take_output(w, s, io, n);
+    case RT_COMBINES:
+        return rt_combine_take(w, step, io, n);
+    case RT_DEALS:
+        return rt_keyed_take(w, step, io, n);
+    case RT_PLACES:
+        return rt_exchange_take(w, step, io, n);
+    }
+    return LEVEE_OK;
 }
 
 int rt_flush(struct rt_worker *w, uint32_t step)
@@ -206,8 +211,8 @@ static void reset_ports(struct rt_worker *w)
     for (uint32_t i = 0; i < h->step_count; i++) {
         const struct rt_step *s = &h->steps[i];
         struct rt_port *p = rt_port_of(w, i);
-        /* Where records are combined they are calls of the half before the exchange. */
-        uint32_t half = i > 0 && s->node->kind == RT_KEYED;
+        /* Where records are combined or placed they are calls of the half before the exchange. */
+        uint32_t half = i > 0 && rt_has_inbox(s->node);
         p->seen = p->combined_from = p->direct_until = 0;
         p->width = RT_VECTOR;
         p->may_decide = rt_call_decided(w, s->node, half, w->unit->partition + s->offset);
@@ -230,11 +235,11 @@ static int finish_tree(struct rt_worker *w)
 
     for (uint32_t i = 0; i < h->step_count && code == LEVEE_OK; i++) {
         const struct rt_step *s = &h->steps[i];
-        if (i > 0 && s->combine) {
-            code = rt_combine_flush(w, i);
-        } else if (i == 0 || (s->node->kind == RT_NARROW && s->node->op->narrow)) {
+        if (i == 0 || s->does == RT_CALLS) {
             code = rt_flush(w, i);
-        } else if (s->node->kind == RT_NARROW && s->node->op->whole) {
+        } else if (s->does == RT_COMBINES) {
+            code = rt_combine_flush(w, i);
+        } else if (s->does == RT_HOLDS) {
             code = run_whole(w, i);
         }
     }
@@ -274,10 +279,15 @@ static void digest_outputs(struct rt_worker *w)
 
 void rt_unit_run(struct rt_worker *w)
 {
+    enum rt_kind kind = w->unit->head->node->kind;
     int code;
 
     reset_ports(w);
-    code = w->unit->head->node->kind == RT_SOURCE ? run_source(w) : rt_keyed_run(w);
+    if (kind == RT_SOURCE) {
+        code = run_source(w);
+    } else {
+        code = kind == RT_KEYED ? rt_keyed_run(w) : rt_exchange_run(w);
+    }
     if (code == LEVEE_OK) {
         code = finish_tree(w);
     }

@@ -1,11 +1,11 @@
 /*
  * Private to the engine: the plan, a batch's memory, the workers.
  *
- * A *head* is a source or a keyed node. From it a tree of *steps* leads through narrow nodes and
- * unions to ends: sinks, and the inboxes of keyed nodes. A *unit* is one partition of one head: on
- * one worker it pushes its records down the whole tree, a vector at a time. Heads of one *level*
- * run together; a keyed node's level is above all that feed it, so when a level begins, its inboxes
- * are complete.
+ * A *head* is a source or a node with an inbox: a keyed one, or an exchange that places records.
+ * From it a tree of *steps* leads through narrow nodes and unions to ends: sinks, and inboxes. A
+ * *unit* is one partition of one head: on one worker it pushes its records down the whole tree, a
+ * vector at a time. Heads of one *level* run together; the level of a node with an inbox is above
+ * all that feed it, so when a level begins, its inboxes are complete.
  *
  *     lines ─▶ flat_map ─▶ map_to_i64 ─▶ │ reduce_by_key ─▶ │ update_state_by_key ─▶ sink
  *     level 0: one unit per partition    │ level 1          │ level 2
@@ -25,20 +25,32 @@
 /* Reducers so common that their adds are written into the loop. */
 enum rt_fast { RT_FAST_NONE = 0, RT_FAST_SUM, RT_FAST_COUNT };
 
+/* What a step does with a vector that is pushed to it. */
+enum rt_does {
+    RT_PASSES,   /* hands it on: a head's own output, a union */
+    RT_REWRITES, /* the three kinds of narrow operators */
+    RT_CALLS,
+    RT_HOLDS,
+    RT_OUTPUTS, /* ends: a sink, and the ways into an inbox */
+    RT_COMBINES,
+    RT_DEALS,
+    RT_PLACES
+};
 struct rt_step {
     const levee_stream *node;
+    enum rt_does does;
     uint32_t offset;    /* unit's partition + offset = partition of this node (row of an inbox) */
     uint32_t *children; /* indices of steps, above this one's */
     uint32_t child_count;
     bool owns_input; /* nobody else reads the vectors it is given: it may change them */
-    uint32_t keyed;  /* an end: which inbox */
+    uint32_t inbox;  /* an end: which one */
     const struct levee_reducer *combine; /* an end: folded before the exchange; NULL: not */
     enum rt_fast fast;
 };
 struct rt_head {
     const levee_stream *node;
     uint32_t index, level, partitions;
-    uint32_t keyed; /* which inbox is its own */
+    uint32_t inbox; /* which one is its own */
     uint32_t rows;  /* partitions of all parents, side by side */
     enum rt_fast fast;
     bool always;            /* folds groups without items too */
@@ -58,11 +70,11 @@ struct rt_items {
     struct rt_item *items;
     size_t count, cap;
 };
-/* Of one keyed node. Items are dealt to key groups, not to partitions: a unit then folds one group
- * after the other, and what it works with stays in cache. */
+/* Of one node. A keyed one's items are dealt to key groups, not to partitions: a unit then folds
+ * one group after the other, and what it works with stays in cache. */
 struct rt_inbox {
-    struct rt_items *cells; /* [row * columns + key group] */
-    uint32_t rows, columns; /* columns: RT_KEY_GROUPS, or 1 if all goes to one */
+    struct rt_items *cells; /* [row * columns + column] */
+    uint32_t rows, columns; /* keyed: RT_KEY_GROUPS, or 1 if all goes to one; else partitions */
 };
 struct rt_share { /* what one unit leaves behind */
     struct arena arena;
@@ -75,7 +87,7 @@ struct rt_run {
     struct rt_run *next; /* in the engine's free list */
     struct rt_compute *compute;
     struct rt_share *shares;    /* one per unit */
-    struct rt_inbox *inboxes;   /* one per keyed node */
+    struct rt_inbox *inboxes;   /* one per node that has one */
     struct rt_dataset *outputs; /* one per sink, as are the next three */
     uint64_t **part_digests;
     uint64_t *digests, *output_records;
@@ -126,7 +138,7 @@ struct rt_engine {
     struct rt_engine_options opt;
     struct rt_head *heads;
     size_t head_count;
-    uint32_t levels, keyed_count;
+    uint32_t levels, inbox_count;
     struct rt_unit *units; /* in level order */
     size_t unit_count;
     size_t *level_starts; /* levels + 1 */
@@ -139,6 +151,11 @@ struct rt_engine {
     struct io_task loop_task;   /* a level is complete, or a compute was refused */
 };
 
+/* Keyed, or an exchange that places: fed through an inbox, and a head. */
+static inline bool rt_has_inbox(const levee_stream *n)
+{
+    return n->kind == RT_KEYED || (n->kind == RT_EXCHANGE && n->op->place);
+}
 int rt_plan(struct rt_engine *e, struct levee_error *err);
 void rt_plan_release(struct rt_engine *e);
 
@@ -168,10 +185,13 @@ int rt_combine_take(struct rt_worker *w, uint32_t step, const struct levee_recor
 int rt_combine_flush(struct rt_worker *w, uint32_t step);
 int rt_keyed_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
 int rt_keyed_run(struct rt_worker *w);
-/* The cells of a unit's row in the inbox of a keyed end, and which of them a hash belongs to. */
+/* Placing ends, and their heads (runtime/exchange.c). */
+int rt_exchange_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
+int rt_exchange_run(struct rt_worker *w);
+/* The cells of a unit's row in the inbox of an end, and which of them a hash belongs to. */
 static inline struct rt_items *rt_row_of(struct rt_worker *w, const struct rt_step *s)
 {
-    struct rt_inbox *box = &w->run->inboxes[s->keyed];
+    struct rt_inbox *box = &w->run->inboxes[s->inbox];
 
     return &box->cells[(size_t)(w->unit->partition + s->offset) * box->columns];
 }

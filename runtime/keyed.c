@@ -112,7 +112,7 @@ static bool group_cell(struct rt_groups *g, const struct rt_items *cell)
 static bool group_column(struct rt_worker *w, struct rt_groups *g, uint32_t column)
 {
     const levee_stream *node = w->unit->head->node;
-    const struct rt_inbox *box = &w->run->inboxes[w->unit->head->keyed];
+    const struct rt_inbox *box = &w->run->inboxes[w->unit->head->inbox];
     uint32_t row = 0;
 
     rt_keys_clear(&g->keys);
@@ -133,7 +133,7 @@ static bool group_column(struct rt_worker *w, struct rt_groups *g, uint32_t colu
 int rt_keyed_run(struct rt_worker *w)
 {
     const struct rt_head *h = w->unit->head;
-    uint32_t columns = w->run->inboxes[h->keyed].columns;
+    uint32_t columns = w->run->inboxes[h->inbox].columns;
     struct rt_groups *g = &w->groups;
     struct rt_call call = rt_call_at(w, 0, 0);
     int code = LEVEE_OK;

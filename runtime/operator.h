@@ -11,7 +11,9 @@
  *   keyed    records of all parents are dealt to partitions (by key group, or all to one), grouped
  *            by key and folded, with or without a state table. Several parents are several *sides*
  *            (joins). A reducer that is named folds before the records travel.
- *   neither  a union: the parents' partitions lie side by side, and the planner knows the rest.
+ *   placed   records move to the partitions that `place` names, in (source partition, record)
+ * order. neither  a union: the parents' partitions lie side by side, and the planner knows the
+ * rest.
  *
  * What an operator must keep to: no clock, no randomness, no state of its own between calls, and
  * order: whatever it emits follows from (source partition, record) order alone.
@@ -23,8 +25,9 @@
 #include "runtime/keys.h"
 #include "runtime/state.h"
 
-#define RT_VECTOR         256u   /* records that travel together between narrow nodes */
-#define RT_PARTITIONS_MAX 65536u /* of one node; a union of unions could ask for any number */
+#define RT_VECTOR         256u       /* records that travel together between narrow nodes */
+#define RT_PARTITIONS_MAX 65536u     /* of one node; a union of unions could ask for any number */
+#define RT_NOWHERE        UINT32_MAX /* no partition */
 
 struct rt_worker;
 
@@ -68,8 +71,8 @@ struct rt_call {
     uint64_t index;     /* of a fold: how many keys of the partition were folded */
     levee_output *out;
     uint32_t step;   /* whose port `out` is; for rt_call_emitted */
-    uint32_t half;   /* of a keyed node: 1 while it combines before the exchange. Its records are
-                        counted apart from the keys that it folds */
+    uint32_t half;   /* 1 while a keyed node combines before the exchange, or records are placed.
+                        They are counted apart from the keys that are folded */
     bool may_decide; /* decisions of an earlier try exist: every call is looked up first */
 };
 /* What is tried; returns the function's code, negative: failed. */
@@ -153,6 +156,10 @@ struct rt_operator {
     bool (*every_batch)(const levee_stream *node);
     /* State for keys never seen, laid in place in a table that no checkpoint holds. NULL: none. */
     int (*initial)(const levee_stream *node, struct rt_table *table, struct levee_error *err);
+    /* Exchange: writes for each of n <= RT_VECTOR records the partition of c->node that it goes to,
+     * RT_NOWHERE for one that became a dead letter. `index` as above. */
+    int (*place)(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
+                 uint32_t *ret);
     void (*free_data)(void *data); /* op_data of the node */
     bool stateful;                 /* needs a uid, owns a table */
 };

@@ -9,7 +9,7 @@
 
 static bool is_head(const levee_stream *n)
 {
-    return n->kind == RT_SOURCE || n->kind == RT_KEYED;
+    return n->kind == RT_SOURCE || rt_has_inbox(n);
 }
 
 static enum rt_fast fast_of(const struct levee_reducer *r)
@@ -49,7 +49,7 @@ static uint32_t shift_of(const levee_stream *child, size_t parent)
 {
     uint32_t shift = 0;
 
-    if (child->op == &rt_union_operator || child->kind == RT_KEYED) {
+    if (child->op == &rt_union_operator || rt_has_inbox(child)) {
         for (size_t i = 0; i < parent; i++) {
             shift += child->parents[i]->partitions;
         }
@@ -101,17 +101,38 @@ static int grow_tree(const struct rt_graph *g, struct rt_head *h, struct levee_e
     return LEVEE_OK;
 }
 
-/* What the steps must know beyond their nodes. keyed_of: by node id. */
-static void finish_tree(struct rt_head *h, const uint32_t *keyed_of)
+static enum rt_does does_of(const levee_stream *n)
+{
+    enum rt_does does = RT_PASSES;
+
+    if (n->kind == RT_SINK) {
+        does = RT_OUTPUTS;
+    } else if (n->kind == RT_KEYED) {
+        does = combine_of(n) ? RT_COMBINES : RT_DEALS;
+    } else if (n->op->place) {
+        does = RT_PLACES;
+    } else if (n->op->rewrite) {
+        does = RT_REWRITES;
+    } else if (n->op->narrow) {
+        does = RT_CALLS;
+    } else if (n->op->whole) {
+        does = RT_HOLDS;
+    }
+    return does;
+}
+
+/* What the steps must know beyond their nodes. inbox_of: by node id. */
+static void finish_tree(struct rt_head *h, const uint32_t *inbox_of)
 {
     for (uint32_t at = 0; at < h->step_count; at++) {
         struct rt_step *s = &h->steps[at];
         bool hands_on = s->node->op == &rt_union_operator; /* what it was given, unchanged */
         if (at == 0) {
             s->owns_input = true;
-        } else if (s->node->kind == RT_KEYED) {
-            s->keyed = keyed_of[s->node->id];
-            s->combine = combine_of(s->node);
+        } else {
+            s->does = does_of(s->node);
+            s->inbox = inbox_of[s->node->id];
+            s->combine = s->does == RT_COMBINES ? combine_of(s->node) : NULL;
             s->fast = fast_of(s->combine);
         }
         for (uint32_t i = 0; i < s->child_count; i++) {
@@ -128,10 +149,10 @@ static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level
     *h = (struct rt_head){
         .node = n, .index = (uint32_t)e->head_count++, .level = level, .partitions = n->partitions};
     e->levels = level + 1 > e->levels ? level + 1 : e->levels;
-    if (n->kind != RT_KEYED) {
+    if (!rt_has_inbox(n)) {
         return;
     }
-    h->keyed = e->keyed_count++;
+    h->inbox = e->inbox_count++;
     h->fast = fast_of(combine_of(n));
     for (size_t p = 0; p < n->parent_count; p++) {
         h->rows += n->parents[p]->partitions;
@@ -144,17 +165,18 @@ static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level
     e->wants_empty = e->wants_empty || (h->always && n->op->stateful);
 }
 
-/* A node's level is the longest chain of keyed nodes that ends in it; parents come first. */
+/* A node's level is the longest chain of nodes with an inbox that ends in it; parents come first.
+ */
 static int make_heads(struct rt_engine *e, struct levee_error *err)
 {
     const struct rt_graph *g = e->graph;
     uint32_t *levels = mem_zalloc((g->count + 1) * sizeof *levels);
-    uint32_t *keyed_of = mem_zalloc((g->count + 1) * sizeof *keyed_of);
+    uint32_t *inbox_of = mem_zalloc((g->count + 1) * sizeof *inbox_of);
     int code = LEVEE_OK;
 
     e->heads = mem_zalloc((g->count + 1) * sizeof *e->heads);
     e->tables = mem_zalloc((g->count + 1) * sizeof *e->tables);
-    if (!levels || !keyed_of || !e->heads || !e->tables) {
+    if (!levels || !inbox_of || !e->heads || !e->tables) {
         code = err_nomem(err, g->count * sizeof *e->heads);
         goto out;
     }
@@ -164,8 +186,8 @@ static int make_heads(struct rt_engine *e, struct levee_error *err)
             uint32_t above = levels[n->parents[p]->id];
             levels[i] = above > levels[i] ? above : levels[i];
         }
-        levels[i] += n->kind == RT_KEYED;
-        keyed_of[i] = e->keyed_count; /* its own, if it is keyed */
+        levels[i] += rt_has_inbox(n);
+        inbox_of[i] = e->inbox_count; /* its own, if it has one */
         if (is_head(n)) {
             make_head(e, n, levels[i]);
         }
@@ -176,12 +198,12 @@ static int make_heads(struct rt_engine *e, struct levee_error *err)
         code = add_step(h, h->node, 0, &root, err);
         code = code ? code : grow_tree(g, h, err);
         if (code == LEVEE_OK) {
-            finish_tree(h, keyed_of);
+            finish_tree(h, inbox_of);
         }
     }
 out:
     mem_free(levels);
-    mem_free(keyed_of);
+    mem_free(inbox_of);
     return code;
 }
 

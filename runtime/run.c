@@ -25,12 +25,15 @@ static bool make_inboxes(const struct rt_engine *e, struct rt_run *r)
 {
     for (size_t i = 0; i < e->head_count; i++) {
         const struct rt_head *h = &e->heads[i];
-        struct rt_inbox *box = &r->inboxes[h->keyed];
-        if (h->node->kind != RT_KEYED) {
+        struct rt_inbox *box = &r->inboxes[h->inbox];
+        if (!rt_has_inbox(h->node)) {
             continue;
         }
         box->rows = h->rows;
-        box->columns = h->node->op->to_one ? 1 : RT_KEY_GROUPS;
+        box->columns = h->partitions;
+        if (h->node->kind == RT_KEYED) {
+            box->columns = h->node->op->to_one ? 1 : RT_KEY_GROUPS;
+        }
         box->cells = mem_zalloc((size_t)box->rows * box->columns * sizeof *box->cells);
         if (!box->cells) {
             return false;
@@ -48,7 +51,7 @@ struct rt_run *rt_run_new(const struct rt_engine *e)
         return NULL;
     }
     r->shares = mem_zalloc((e->unit_count + 1) * sizeof *r->shares);
-    r->inboxes = mem_zalloc((e->keyed_count + 1) * sizeof *r->inboxes);
+    r->inboxes = mem_zalloc((e->inbox_count + 1) * sizeof *r->inboxes);
     r->outputs = mem_zalloc((sinks + 1) * sizeof *r->outputs);
     r->part_digests = mem_zalloc((sinks + 1) * sizeof(uint64_t *));
     r->digests = mem_zalloc((sinks + 1) * sizeof *r->digests);
@@ -72,7 +75,7 @@ void rt_run_free(const struct rt_engine *e, struct rt_run *r)
         arena_release(&r->shares[i].arena);
         mem_free(r->shares[i].decisions);
     }
-    for (size_t i = 0; r->inboxes && i < e->keyed_count; i++) {
+    for (size_t i = 0; r->inboxes && i < e->inbox_count; i++) {
         for (size_t c = 0; c < cells_of(&r->inboxes[i]); c++) {
             mem_free(r->inboxes[i].cells[c].items);
         }
@@ -102,7 +105,7 @@ void rt_run_reset(const struct rt_engine *e, struct rt_run *r)
         r->shares[i].decision_count = 0;
         r->shares[i].code = LEVEE_OK;
     }
-    for (size_t i = 0; i < e->keyed_count; i++) {
+    for (size_t i = 0; i < e->inbox_count; i++) {
         for (size_t c = 0; c < cells_of(&r->inboxes[i]); c++) {
             r->inboxes[i].cells[c].count = 0;
         }

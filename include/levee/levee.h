@@ -287,22 +287,42 @@ LEVEE_API bool levee_glom_next(struct levee_slice *glom, struct levee_record *re
 /* Keeps the keys and gives every record the same 64-bit value: words → (word, 1). */
 LEVEE_API levee_stream *levee_map_to_i64_at(levee_stream *s, int64_t value, const char *file,
                                             int line);
+/* Moves records to n partitions in turns: record i of partition p goes to partition (p + i) mod n.
+ * Then workers share evenly what came unevenly. Only where records lie changes. */
+LEVEE_API levee_stream *levee_repartition_at(levee_stream *s, uint32_t n, const char *file,
+                                             int line);
+/* The same to the partition that fn returns: 0 … partitions - 1, anything else is a failed call.
+ * Within a partition records keep the order of (old partition, record). Thread: worker. */
+typedef int (*levee_partitioner_fn)(const struct levee_record *in, uint32_t partitions, void *arg);
+LEVEE_API levee_stream *levee_repartition_by_at(levee_stream *s, uint32_t n,
+                                                levee_partitioner_fn fn, void *arg,
+                                                const char *file, int line);
+/* Gives the operator by key that has just been built another number of partitions than the option
+ * `partitions`, and returns it: levee_partitions(levee_group_by_key(s), 3). Before anything is
+ * built upon it. May change between starts: keys are dealt to 128 key groups, whose state stays
+ * where it is; with more than 128 partitions some are empty. */
+LEVEE_API levee_stream *levee_partitions_at(levee_stream *s, uint32_t n, const char *file,
+                                            int line);
 /* Streams of one context, in the order given. */
 LEVEE_API levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char *file,
                                        int line);
 /* One record per batch: its number of records, as i64 without key; 0 for an empty batch. */
 LEVEE_API levee_stream *levee_count_at(levee_stream *s, const char *file, int line);
-#define levee_map(s, fn, arg)             levee_map_at(s, fn, arg, LEVEE_AT)
-#define levee_flat_map(s, fn, arg)        levee_flat_map_at(s, fn, arg, LEVEE_AT)
-#define levee_flat_map_many(s, fn, arg)   levee_flat_map_many_at(s, fn, arg, LEVEE_AT)
-#define levee_filter(s, fn, arg)          levee_filter_at(s, fn, arg, LEVEE_AT)
-#define levee_map_values(s, fn, arg)      levee_map_values_at(s, fn, arg, LEVEE_AT)
-#define levee_flat_map_values(s, fn, arg) levee_flat_map_values_at(s, fn, arg, LEVEE_AT)
-#define levee_map_partitions(s, fn, arg)  levee_map_partitions_at(s, fn, arg, LEVEE_AT)
-#define levee_glom(s)                     levee_glom_at(s, LEVEE_AT)
-#define levee_map_to_i64(s, value)        levee_map_to_i64_at(s, value, LEVEE_AT)
-#define levee_union(streams, n)           levee_union_at(streams, n, LEVEE_AT)
-#define levee_count(s)                    levee_count_at(s, LEVEE_AT)
+#define levee_map(s, fn, arg)           levee_map_at(s, fn, arg, LEVEE_AT)
+#define levee_flat_map(s, fn, arg)      levee_flat_map_at(s, fn, arg, LEVEE_AT)
+#define levee_flat_map_many(s, fn, arg) levee_flat_map_many_at(s, fn, arg, LEVEE_AT)
+#define levee_filter(s, fn, arg)        levee_filter_at(s, fn, arg, LEVEE_AT)
+#define levee_map_values(s, fn, arg)    levee_map_values_at(s, fn, arg, LEVEE_AT)
+#define levee_map_to_i64(s, value)      levee_map_to_i64_at(s, value, LEVEE_AT)
+#define levee_union(streams, n)         levee_union_at(streams, n, LEVEE_AT)
+#define levee_count(s)                  levee_count_at(s, LEVEE_AT)
+
+#define levee_flat_map_values(s, fn, arg)   levee_flat_map_values_at(s, fn, arg, LEVEE_AT)
+#define levee_map_partitions(s, fn, arg)    levee_map_partitions_at(s, fn, arg, LEVEE_AT)
+#define levee_glom(s)                       levee_glom_at(s, LEVEE_AT)
+#define levee_repartition(s, n)             levee_repartition_at(s, n, LEVEE_AT)
+#define levee_repartition_by(s, n, fn, arg) levee_repartition_by_at(s, n, fn, arg, LEVEE_AT)
+#define levee_partitions(s, n)              levee_partitions_at(s, n, LEVEE_AT)
 
 /*
  * A reducer folds values into an accumulator of `size` bytes (8-byte aligned, zeroed before

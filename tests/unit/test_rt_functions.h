@@ -96,6 +96,12 @@ static inline int fn_first_three(levee_output *out, const struct levee_record *i
     return 0;
 }
 
+static inline int place_by_key(const struct levee_record *in, uint32_t partitions, void *arg)
+{
+    (void)arg;
+    return (int)(mix(view(in->key)) % partitions);
+}
+
 struct span {
     struct levee_slice first, last;
 };

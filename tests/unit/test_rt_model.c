@@ -34,6 +34,10 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
         return levee_glom(a);
     case OP_UNION:
         return levee_union(both, 2);
+    case OP_TURNS:
+        return levee_repartition(a, 5);
+    case OP_PLACED:
+        return levee_repartition_by(a, 3, place_by_key, NULL);
     case OP_SUM:
         return levee_reduce_by_key(a, &levee_sum_i64);
     case OP_COUNT_KEY:
@@ -74,6 +78,7 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
 struct plan { /* nodes 0 and 1 are sources */
     enum op ops[NODES];
     uint32_t a[NODES], b[NODES];
+    uint32_t keyed[NODES]; /* partitions, where the operator is one by key */
     uint32_t partitions[NODES];
     uint32_t count;
 };
@@ -90,18 +95,13 @@ static void make_plan(struct plan *p, uint64_t *rng)
     p->partitions[1] = 1 + (uint32_t)below(rng, 4);
     for (uint32_t i = 2; i < p->count; i++) {
         do {
+            static const uint32_t keyed[] = {8, 1, 3, 13};
             p->ops[i] = (enum op)below(rng, OP_END);
             p->a[i] = (uint32_t)below(rng, i);
             p->b[i] = (uint32_t)below(rng, i);
-            p->partitions[i] = p->partitions[p->a[i]];
-            if (p->ops[i] == OP_UNION) {
-                p->partitions[i] += p->partitions[p->b[i]];
-            } else if (p->ops[i] == OP_COUNT || p->ops[i] == OP_REDUCE_CONCAT ||
-                       p->ops[i] == OP_REDUCE_SUM) {
-                p->partitions[i] = 1;
-            } else if (p->ops[i] > OP_UNION) {
-                p->partitions[i] = 8;
-            }
+            p->keyed[i] = keyed[below(rng, ARRAY_LEN(keyed))];
+            p->partitions[i] = partitions_of(p->ops[i], p->partitions[p->a[i]],
+                                             p->partitions[p->b[i]], p->keyed[i]);
         } while (p->partitions[i] > 40);
     }
 }
@@ -116,6 +116,9 @@ static void build_plan(const struct plan *p, struct bed *b)
         (void)snprintf(uid, sizeof uid, "node%u", i);
         nodes[i] = i < 2 ? bed_source(b, p->partitions[i])
                          : build(p->ops[i], nodes[p->a[i]], nodes[p->b[i]], uid);
+        if (i >= 2 && p->ops[i] > OP_PLACED && !is_to_one(p->ops[i]) && p->keyed[i] != 8) {
+            nodes[i] = levee_partitions(nodes[i], p->keyed[i]);
+        }
         if (!nodes[i]) {
             ck_abort_msg("node %u: %s", i, b->graph->error.what);
         }
@@ -266,7 +269,7 @@ static uint64_t run_seed(uint64_t seed, uint32_t workers, uint64_t schedule)
         MUST(bed_run(&b) == LEVEE_OK);
         for (uint32_t i = 0; i < p.count; i++) {
             if (i >= 2) {
-                model(p.ops[i], &sets[p.a[i]], &sets[p.b[i]], memories[i], &sets[i]);
+                model(p.ops[i], &sets[p.a[i]], &sets[p.b[i]], p.keyed[i], memories[i], &sets[i]);
             }
             (void)snprintf(who, sizeof who, "seed %llu, batch %llu, node %u, operation %d",
                            (unsigned long long)seed, (unsigned long long)batch, i, (int)p.ops[i]);

@@ -99,8 +99,10 @@ enum op {
     OP_CENSUS,      /* map_partitions: first key, number of records */
     OP_FIRST_THREE, /* map_partitions */
     OP_GLOM,
-    OP_UNION, /* of two */
-    OP_SUM,   /* reduce_by_key from here */
+    OP_UNION,  /* of two */
+    OP_TURNS,  /* repartition to 5 */
+    OP_PLACED, /* repartition_by to 3 */
+    OP_SUM,    /* reduce_by_key from here */
     OP_COUNT_KEY,
     OP_MIN,
     OP_CONCAT,
@@ -134,7 +136,6 @@ static inline void model_words(struct set *to, uint32_t p, const struct rec *r)
 
 static inline void model_narrow(enum op op, const struct set *a, struct set *to)
 {
-    to->partitions = a->partitions;
     for (uint32_t p = 0; p < a->partitions; p++) {
         for (size_t i = 0; i < a->count[p]; i++) {
             struct rec r = a->items[p][i], swapped = {r.value, r.key, r.time};
@@ -195,7 +196,6 @@ static inline struct bytes glommed(const struct rec *r, size_t n)
 
 static inline void model_partitions(enum op op, const struct set *a, struct set *to)
 {
-    to->partitions = a->partitions;
     for (uint32_t p = 0; p < a->partitions; p++) {
         size_t n = a->count[p];
         struct rec r = {.key = n ? a->items[p][0].key : (struct bytes){NULL, 0}};
@@ -449,13 +449,46 @@ static inline void model_state(enum op op, struct memory *m, uint32_t group_, ui
     }
 }
 
+static inline bool is_to_one(enum op op)
+{
+    return op == OP_COUNT || op == OP_REDUCE_CONCAT || op == OP_REDUCE_SUM;
+}
+
+/* Of an operation's output; `keyed` is what operators by key were given. */
+static inline uint32_t partitions_of(enum op op, uint32_t a, uint32_t b, uint32_t keyed)
+{
+    if (op == OP_UNION) {
+        return a + b;
+    }
+    if (op == OP_TURNS || op == OP_PLACED) {
+        return op == OP_TURNS ? 5 : 3;
+    }
+    return op < OP_UNION ? a : is_to_one(op) ? 1 : keyed;
+}
+
+static inline void model_exchange(enum op op, const struct set *a, const struct set *b,
+                                  struct set *to)
+{
+    for (uint32_t p = 0; p < a->partitions; p++) {
+        for (size_t i = 0; i < a->count[p]; i++) {
+            struct rec r = a->items[p][i];
+            uint32_t turn = (uint32_t)((p + i) % 5), place = mix(r.key) % 3;
+            add(to, op == OP_UNION ? p : op == OP_TURNS ? turn : place, r);
+        }
+    }
+    for (uint32_t p = 0; op == OP_UNION && p < b->partitions; p++) {
+        for (size_t i = 0; i < b->count[p]; i++) {
+            add(to, a->partitions + p, b->items[p][i]);
+        }
+    }
+}
+
 static inline void model_keyed(enum op op, const struct set *a, struct memory *m, struct set *to)
 {
-    bool to_one = op == OP_COUNT || op == OP_REDUCE_CONCAT || op == OP_REDUCE_SUM;
+    bool to_one = is_to_one(op);
     struct keyed *keys;
     size_t n = group(a, to_one, &keys);
 
-    to->partitions = to_one ? 1 : 8;
     if (op == OP_COUNT && n == 0) {
         add(to, 0, (struct rec){{NULL, 0}, number(0), 0});
     }
@@ -474,19 +507,12 @@ static inline void model_keyed(enum op op, const struct set *a, struct memory *m
     }
 }
 
-static inline void model(enum op op, const struct set *a, const struct set *b, struct memory *m,
-                         struct set *to)
+static inline void model(enum op op, const struct set *a, const struct set *b, uint32_t keyed,
+                         struct memory *m, struct set *to)
 {
-    *to = (struct set){0};
-    if (op == OP_UNION) {
-        to->partitions = a->partitions + b->partitions;
-        for (uint32_t p = 0; p < to->partitions; p++) {
-            const struct set *from = p < a->partitions ? a : b;
-            uint32_t q = p < a->partitions ? p : p - a->partitions;
-            for (size_t i = 0; i < from->count[q]; i++) {
-                add(to, p, from->items[q][i]);
-            }
-        }
+    *to = (struct set){.partitions = partitions_of(op, a->partitions, b->partitions, keyed)};
+    if (op == OP_UNION || op == OP_TURNS || op == OP_PLACED) {
+        model_exchange(op, a, b, to);
     } else if (op >= OP_CENSUS && op <= OP_GLOM) {
         model_partitions(op, a, to);
     } else if (op < OP_UNION) {

@@ -174,6 +174,168 @@ START_TEST(a_partition_without_records_may_fail_too)
 }
 END_TEST
 
+START_TEST(records_go_to_partitions_in_turns)
+{
+    struct bed b;
+    struct levee_record r[5];
+
+    bed_init(&b, 2, 0);
+    levee_stream *s = bed_source(&b, 2);
+    size_t more = bed_sink(&b, levee_repartition(s, 3)),
+           one = bed_sink(&b, levee_repartition(s, 1));
+    MUST(bed_open(&b) == LEVEE_OK);
+    for (size_t i = 0; i < 5; i++) {
+        r[i] = (struct levee_record){slice_of(NULL, 0), slice_of(&"abcde"[i], 1), 0};
+    }
+    bed_feed(&b, 0, 0, r, 2);
+    bed_feed(&b, 0, 1, r + 3, 2);
+    bed_feed(&b, 0, 0, r + 2, 1);
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_str_eq(bed_show(&b, more, shown, sizeof shown), "=a|=b =d|=c =e");
+    ck_assert_str_eq(bed_show(&b, one, shown, sizeof shown), "=a =b =c =d =e");
+    bed_end_batch(&b);
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_str_eq(bed_show(&b, more, shown, sizeof shown), "||");
+    bed_release(&b);
+}
+END_TEST
+
+/* The digit of a value; letters fail, '7' is out of range. */
+static int place_by_digit(const struct levee_record *in, uint32_t partitions, void *arg)
+{
+    MUST(partitions == 4);
+    (*(_Atomic int *)arg)++;
+    return in->value.data[0] <= '9' ? in->value.data[0] - '0' : -9;
+}
+
+START_TEST(a_partitioner_places_or_fails)
+{
+    static const char *const values[] = {"3", "0", "x", "3", "7", "1"};
+    _Atomic int calls = 0;
+    struct bed b;
+    struct rt_decision decided[2];
+
+    bed_init(&b, 2, 0);
+    levee_stream *s = levee_repartition_by(bed_source(&b, 1), 4, place_by_digit, &calls);
+    size_t out = bed_sink(&b, s);
+    b.opt.on_failure = LEVEE_DEAD_LETTER;
+    b.opt.retries = 1;
+    MUST(bed_open(&b) == LEVEE_OK);
+    for (int replay = 0; replay < 2; replay++) {
+        calls = 0;
+        bed_feed_text(&b, values, ARRAY_LEN(values));
+        b.compute.apply = replay ? decided : NULL;
+        b.compute.apply_count = replay ? 2 : 0;
+        b.compute.apply_only = replay;
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_str_eq(bed_show(&b, out, shown, sizeof shown), "=0|=1||=3 =3");
+        ck_assert_int_eq(calls, replay ? 4 : 8);
+        ck_assert_uint_eq(b.compute.decision_count, 2);
+        for (size_t i = 0; i < 2; i++) {
+            decided[i] = b.compute.decisions[i];
+            ck_assert_str_eq(decided[i].uid, "#1:repartition");
+            ck_assert_uint_eq(decided[i].index, i ? 4 : 2);
+            ck_assert_int_eq(decided[i].code, i ? LEVEE_EINVALID : -9);
+        }
+        bed_end_batch(&b);
+    }
+    bed_release(&b);
+}
+END_TEST
+
+/* State of a uid after three batches, whatever the number of partitions. */
+static uint64_t state_with(uint32_t partitions, uint64_t *ret_output)
+{
+    struct bed b;
+    uint64_t digest;
+
+    bed_init(&b, 2, 0);
+    levee_stream *s =
+        levee_update_state_by_key(bed_source(&b, 2), "s", NULL, levee_update_sum_i64, NULL);
+    size_t out = bed_sink(&b, levee_repartition(levee_partitions(s, partitions), 1));
+    MUST(s->partitions == partitions);
+    MUST(bed_open(&b) == LEVEE_OK);
+    for (int batch = 0; batch < 3; batch++) {
+        for (uint8_t i = 0; i < 200; i++) {
+            uint8_t key[2] = {i, (uint8_t)(batch % 2)}, one[8] = {1};
+            struct levee_record r = {slice_of(key, 2), slice_of(one, 8), 0};
+            bed_feed(&b, 0, i % 2, &r, 1);
+        }
+        MUST(bed_run(&b) == LEVEE_OK);
+        *ret_output = b.compute.output_records[out];
+        bed_end_batch(&b);
+    }
+    struct ckpt_slices *slices;
+    size_t n;
+    MUST(rt_engine_gather(b.engine, &slices, &n, &b.err) == LEVEE_OK);
+    MUST(n == 1);
+    digest = hash64(slices->bytes.data, slices->bytes.len, rt_engine_state_digest(b.engine));
+    rt_engine_free_slices(slices, n);
+    bed_release(&b);
+    return digest;
+}
+
+START_TEST(state_knows_nothing_of_partitions)
+{
+    static const uint32_t counts[] = {1, 3, 128, 129, 1000};
+    uint64_t output, digest = state_with(8, &output);
+
+    ck_assert_uint_eq(output, 200);
+    for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+        ck_assert_uint_eq(state_with(counts[i], &output), digest);
+        ck_assert_uint_eq(output, 200);
+    }
+}
+END_TEST
+
+/* Each of these is the builder's mistake, and none has an effect. */
+START_TEST(partition_counts_are_checked)
+{
+    static const char *const texts[] = {"from 2 partitions to 0",  "to 65537",
+                                        "at most 4194304 pairs",   "no function",
+                                        "levee_repartition moves", "levee_repartition moves",
+                                        "not a number of 1-65536", "in use already"};
+    struct bed b;
+
+    bed_init(&b, 1, 0);
+    levee_stream *s = bed_source(&b, 2), *r = NULL, *many = levee_repartition(s, 65536);
+    levee_stream *grouped = levee_group_by_key(s);
+    MUST(many != NULL && levee_repartition(NULL, 1) == NULL && levee_partitions(NULL, 1) == NULL);
+    switch (_i) {
+    case 0:
+        r = levee_repartition(s, 0);
+        break;
+    case 1:
+        r = levee_repartition(s, 65537);
+        break;
+    case 2:
+        r = levee_repartition(many, 65);
+        break;
+    case 3:
+        r = levee_repartition_by(s, 2, NULL, NULL);
+        break;
+    case 4:
+        r = levee_partitions(many, 2);
+        break;
+    case 5:
+        r = levee_partitions(levee_count(s), 2);
+        break;
+    case 6:
+        r = levee_partitions(grouped, 0);
+        break;
+    default:
+        bed_sink(&b, grouped);
+        r = levee_partitions(grouped, 2);
+    }
+    ck_assert_ptr_null(r);
+    ck_assert_int_eq(b.graph->error.code, _i == 3 ? LEVEE_EINVALID : LEVEE_EGRAPH);
+    if (!strstr(b.graph->error.what, texts[_i])) {
+        ck_abort_msg("%s", b.graph->error.what);
+    }
+    bed_release(&b);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rt_partitions");
@@ -184,6 +346,10 @@ int main(void)
     tcase_add_test(t, a_partition_is_retried_as_a_whole);
     tcase_add_test(t, a_failed_partition_is_as_many_dead_letters_as_records);
     tcase_add_loop_test(t, a_partition_without_records_may_fail_too, 0, 2);
+    tcase_add_test(t, records_go_to_partitions_in_turns);
+    tcase_add_test(t, a_partitioner_places_or_fails);
+    tcase_add_test(t, state_knows_nothing_of_partitions);
+    tcase_add_loop_test(t, partition_counts_are_checked, 0, 8);
     suite_add_tcase(s, t);
     return suite_main(s);
 }
