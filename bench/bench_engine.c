@@ -308,7 +308,7 @@ static void bed_init(struct bed *b)
     *b = (struct bed){0};
     must(io_posix_new(&b->io, NULL) == LEVEE_OK, "io");
     must(b->io->ops->lane_open(b->io, "loop", &b->loop, NULL) == LEVEE_OK, "lane");
-    b->graph = rt_graph_new(NULL, 8);
+    b->graph = rt_graph_new(NULL, 8, 1000);
     must(b->graph != NULL, "graph");
 }
 

@@ -161,7 +161,7 @@ static int create(levee_context *ctx, const struct levee_options *o, levee_setup
     if (code || (code = fill_options(ctx, o, err)) != LEVEE_OK) {
         return code;
     }
-    ctx->graph = rt_graph_new(ctx, ctx->opt.partitions);
+    ctx->graph = rt_graph_new(ctx, ctx->opt.partitions, ctx->opt.batch_interval_ms);
     if (!ctx->graph) {
         return err_nomem(err, sizeof *ctx->graph);
     }

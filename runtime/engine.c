@@ -162,7 +162,16 @@ void rt_compute_release(struct rt_engine *e, struct rt_compute *c)
 
 bool rt_engine_wants_empty_batch(const struct rt_engine *e)
 {
-    return e->wants_empty;
+    for (size_t i = 0; i < e->head_count; i++) {
+        uint64_t keys = 0, bytes = 0;
+        if (e->heads[i].always && e->heads[i].table) {
+            rt_table_size(e->heads[i].table, &keys, &bytes);
+        }
+        if (keys) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- open and close ---- */

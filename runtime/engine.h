@@ -42,7 +42,7 @@ struct levee_stream { /* a node */
     struct levee_stream **parents;
     size_t parent_count;
     uint32_t partitions;          /* of its output */
-    uint32_t slide;               /* in batches; 1 for now everywhere */
+    uint32_t slide;               /* in batch intervals: when it has output */
     const struct rt_operator *op; /* NULL for sources and sinks */
     void *op_data;
     struct rt_source *source; /* RT_SOURCE */
@@ -58,12 +58,13 @@ struct rt_graph {
     size_t count, cap;
     struct levee_stream **sources, **sinks;
     size_t source_count, sink_count, source_cap, sink_cap;
-    uint32_t default_partitions;
+    uint32_t default_partitions, interval_ms;
     bool frozen;
     struct levee_error error; /* the first one; code 0: none */
 };
 
-struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions);
+struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions,
+                              uint32_t interval_ms);
 void rt_graph_free(struct rt_graph *g); /* frees nodes and op_data; sources and sinks are freed by
                                            their owners before */
 /* Adds a node; checks uid (when need_uid), parents (same graph, not NULL), frozen. NULL: the error
@@ -165,7 +166,7 @@ void rt_engine_close(struct rt_engine *e); /* NULL is fine; no compute may be ru
 void rt_engine_compute(struct rt_engine *e, struct rt_compute *c);
 /* Frees arenas and results of a compute that is done. Thread: loop. */
 void rt_compute_release(struct rt_engine *e, struct rt_compute *c);
-/* Is a batch needed although there is no input (every-key state, later windows and timers)? */
+/* Is a batch needed although there is no input: for every-key state, or something in a window? */
 bool rt_engine_wants_empty_batch(const struct rt_engine *e);
 
 /* ---- state: gathered between batches, restored before the first. Thread: loop, no compute

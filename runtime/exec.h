@@ -142,7 +142,6 @@ struct rt_engine {
     struct rt_unit *units; /* in level order */
     size_t unit_count;
     size_t *level_starts; /* levels + 1 */
-    bool wants_empty;
     struct rt_table *tables;
     size_t table_count;
     struct rt_worker *workers;

@@ -10,13 +10,14 @@
 #define DESCRIBE_VERSION 1u
 #define NODES_MAX        4096u /* records are pushed through chains of nodes by recursion */
 
-struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions)
+struct rt_graph *rt_graph_new(levee_context *ctx, uint32_t default_partitions, uint32_t interval_ms)
 {
     struct rt_graph *g = mem_zalloc(sizeof *g);
 
     if (g) {
         g->ctx = ctx;
         g->default_partitions = default_partitions;
+        g->interval_ms = interval_ms;
     }
     return g;
 }
@@ -177,7 +178,7 @@ levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *na
                         .parents = copy,
                         .parent_count = parent_count,
                         .partitions = parent_count ? parents[0]->partitions : 1,
-                        .slide = 1};
+                        .slide = parent_count ? parents[0]->slide : 1};
     if (need_uid) {
         (void)snprintf(n->uid, sizeof n->uid, "%s", uid);
         n->table = rt_uid_hash(uid);

@@ -32,6 +32,9 @@ void rt_clock_start(levee_context *ctx)
     if (ctx->wall0_ms < ctx->last_time) {
         ctx->wall0_ms = ctx->last_time;
     }
+    if (ctx->last_batch == 0) {
+        ctx->last_time = rt_clock_due(ctx); /* the first batch ends an interval that was seen */
+    }
 }
 
 static int64_t clock_ms(levee_context *ctx)
@@ -180,8 +183,8 @@ static void start_next_batch(levee_context *ctx)
         code = rt_batch_open(ctx, CONTAINER_OF(l, struct rt_logged_batch, link), 0, 0, &err);
     } else if (rt_sinks_judged(ctx)) {
         int64_t due = rt_clock_due(ctx);
-        if (due <= ctx->last_time ||
-            !(any_input(ctx) || rt_engine_wants_empty_batch(ctx->engine))) {
+        if (due <= ctx->last_time || !(any_input(ctx) || ctx->opt.empty_batches ||
+                                       rt_engine_wants_empty_batch(ctx->engine))) {
             return;
         }
         int64_t ticks =

@@ -2,6 +2,8 @@
  * function, nodes with a reducer, and values that hold several. */
 #include "runtime/operator.h"
 
+#include <stdlib.h>
+
 void rt_free_data(void *data)
 {
     mem_free(data);
@@ -121,6 +123,43 @@ int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_tabl
         code = code ? code : rt_call_emitted(c);
     }
     return code;
+}
+
+/* ---- keys that a batch brought nothing for ---- */
+
+static int by_hash(const void *a, const void *b)
+{
+    const struct rt_untouched *x = a, *y = b;
+
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : slice_cmp(x->key, y->key);
+}
+
+const struct rt_untouched *rt_list_untouched(struct rt_call *c, const struct rt_groups *g,
+                                             const struct rt_state_group *sg, size_t *ret_n)
+{
+    struct rt_untouched *list = rt_output_alloc(c->out, ((size_t)sg->keys + 1) * sizeof *list);
+
+    *ret_n = 0;
+    for (uint32_t i = 0; i < sg->count && list; i++) {
+        const struct rt_entry *e = &sg->entries[i];
+        struct levee_slice key = rt_entry_key(e);
+        uint64_t hash = hash_key(key.data, key.len);
+        if (!e->present || rt_keys_find(&g->keys, hash, key, rt_key_head(key))) {
+            continue;
+        }
+        uint8_t *copy = rt_output_alloc(c->out, key.len);
+        if (!copy) {
+            return NULL;
+        }
+        if (key.len) {
+            memcpy(copy, key.data, key.len);
+        }
+        list[(*ret_n)++] = (struct rt_untouched){hash, slice_of(copy, key.len)};
+    }
+    if (list && *ret_n) {
+        qsort(list, *ret_n, sizeof *list, by_hash);
+    }
+    return list;
 }
 
 /* ---- sequences ---- */

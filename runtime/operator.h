@@ -146,7 +146,8 @@ struct rt_operator {
      * without records. The array lives until it returns, what it points to as long as the batch. */
     int (*whole)(struct rt_call *c, const struct levee_record *in, size_t n);
     /* Keyed. */
-    bool to_one; /* all records to one partition and key group, keys are ignored */
+    bool to_one;       /* all records to one partition and key group, keys are ignored */
+    bool by_partition; /* each source partition to a key group of its own, keys are ignored */
     const struct levee_reducer *(*combine)(const levee_stream *node); /* NULL: records travel */
     /* One key group; called for those with items, or for all if every_batch says so. Counts its
      * keys in c->index, and calls rt_call_emitted after each. */
@@ -185,7 +186,28 @@ levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
                                int line);
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
-void rt_free_data(void *data); /* mem_free, as an operator's free_data */
+/* The keys of a state group that the batch brought nothing for, as copies: sorted by hash, then
+ * key, an order that does not depend on how the table came about. NULL: no memory. */
+struct rt_untouched {
+    uint64_t hash;
+    struct levee_slice key;
+};
+const struct rt_untouched *rt_list_untouched(struct rt_call *c, const struct rt_groups *g,
+                                             const struct rt_state_group *sg, size_t *ret_n);
+/* Does the node have output in this batch: has its slide come round since the batch before? */
+static inline bool rt_node_due(const levee_stream *node, const struct rt_header *h)
+{
+    int64_t interval = node->graph->interval_ms, slide = interval * node->slide;
+
+    return node->slide == 1 ||
+           h->time_ms / slide > (h->time_ms - (int64_t)h->ticks * interval) / slide;
+}
+static inline bool rt_due(const struct rt_call *c)
+{
+    return rt_node_due(c->node, c->out->header);
+}
+#define RT_WINDOW_ACC_MAX 4096u /* bytes of an accumulator that a window keeps */
+void rt_free_data(void *data);  /* mem_free, as an operator's free_data */
 
 /* Values that hold several: one after the other as buf_slice writes them, so that what is absent
  * stays so; read with levee_group_next. Here their size is known before, for a value of its own. */

@@ -162,7 +162,6 @@ static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level
         rt_table_init(h->table, n);
     }
     h->always = n->op->every_batch && n->op->every_batch(n);
-    e->wants_empty = e->wants_empty || (h->always && n->op->stateful);
 }
 
 /* A node's level is the longest chain of nodes with an inbox that ends in it; parents come first.

@@ -132,8 +132,9 @@ struct levee_options {
     bool existing_only; /* never create: a directory without state is DIR_MISSING (lost mount) */
     bool continue_nondeterministic; /* a replay that differs is reported and lowers the guarantee
                                        instead of stopping */
-    bool verify_state;              /* digest the whole state every batch (slow, for tests) */
-    const char *program_id;         /* names this build; NULL: the linker's build id */
+    bool empty_batches; /* a batch at every tick, also when there is nothing to do: as Spark does */
+    bool verify_state;  /* digest the whole state every batch (slow, for tests) */
+    const char *program_id; /* names this build; NULL: the linker's build id */
     /* Text for people, one line each: start-up guarantee, recovery report, warnings. NULL: stderr
      * for warnings only. */
     void (*log)(void *arg, int level,
@@ -399,6 +400,57 @@ LEVEE_API int levee_state_each(levee_context *ctx, const char *uid,
                                int (*each)(void *arg, struct levee_slice key,
                                            struct levee_slice value),
                                void *arg, struct levee_error *err);
+
+/*
+ * Windows. A window of length L that is due at batch time t holds the batches with time in
+ * (t - L, t]; it is due at the multiples of its slide, and what is built upon it has output only
+ * then. Both are multiples of the batch interval and of the parent's slide, anything else is GRAPH,
+ * as are parents with different slides. Before the first L have passed a window is shorter. What is
+ * in a window is state: it needs a uid, survives restarts, and lies in every checkpoint.
+ */
+struct levee_window {
+    uint32_t length_ms, slide_ms;
+    bool inverse; /* the reducer's remove takes out what leaves: cost follows what changes. Keys
+                     stay until filter drops them, whatever the inverse leaves of them */
+    levee_record_fn filter; /* of results: return 1 keep, 0 drop; NULL: keeps all */
+    void *arg;              /* of filter */
+    uint32_t partitions;    /* 0: the context's */
+    uint32_t version;       /* of the state's format; 0: 1 */
+};
+/* The records of the batches in the window, oldest batch first in each partition. */
+LEVEE_API levee_stream *levee_window_at(levee_stream *s, const char *uid, uint32_t length_ms,
+                                        uint32_t slide_ms, const char *file, int line);
+/* One record per key of the window. The reducer's accumulators are kept as bytes (at most 4096):
+ * they may not hold pointers, so levee_concat is not for windows. */
+LEVEE_API levee_stream *levee_reduce_by_key_and_window_at(levee_stream *s, const char *uid,
+                                                          const struct levee_reducer *r,
+                                                          const struct levee_window *window,
+                                                          const char *file, int line);
+/* The window to one record without key; none while no batch in it had records (with inverse: ever).
+ */
+LEVEE_API levee_stream *levee_reduce_by_window_at(levee_stream *s, const char *uid,
+                                                  const struct levee_reducer *r,
+                                                  const struct levee_window *window,
+                                                  const char *file, int line);
+/* The number of records in the window, as i64 without key; nothing until a first record was seen.
+ */
+LEVEE_API levee_stream *levee_count_by_window_at(levee_stream *s, const char *uid,
+                                                 uint32_t length_ms, uint32_t slide_ms,
+                                                 const char *file, int line);
+/* As levee_group_by_key: values in the order of batches, then of arrival. */
+LEVEE_API levee_stream *levee_group_by_key_and_window_at(levee_stream *s, const char *uid,
+                                                         const struct levee_window *window,
+                                                         const char *file, int line);
+#define levee_window(s, uid, length_ms, slide_ms)                                                  \
+    levee_window_at(s, uid, length_ms, slide_ms, LEVEE_AT)
+#define levee_reduce_by_key_and_window(s, uid, r, ...)                                             \
+    levee_reduce_by_key_and_window_at(s, uid, r, __VA_ARGS__, LEVEE_AT)
+#define levee_reduce_by_window(s, uid, r, ...)                                                     \
+    levee_reduce_by_window_at(s, uid, r, __VA_ARGS__, LEVEE_AT)
+#define levee_count_by_window(s, uid, length_ms, slide_ms)                                         \
+    levee_count_by_window_at(s, uid, length_ms, slide_ms, LEVEE_AT)
+#define levee_group_by_key_and_window(s, uid, ...)                                                 \
+    levee_group_by_key_and_window_at(s, uid, __VA_ARGS__, LEVEE_AT)
 
 /* ------------------------------------------------------------------ outputs */
 

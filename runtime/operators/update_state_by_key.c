@@ -8,8 +8,6 @@
  */
 #include "runtime/operator.h"
 
-#include <stdlib.h>
-
 #define AHEAD 8u /* keys whose entries are on their way; their slots twice as far ahead */
 
 struct update_data {
@@ -154,51 +152,10 @@ static int update_touched(struct rt_call *c, const struct rt_groups *g, const st
 
 /* ---- every key ---- */
 
-struct untouched {
-    uint64_t hash;
-    struct levee_slice key;
-};
-
-static int by_hash(const void *a, const void *b)
-{
-    const struct untouched *x = a, *y = b;
-
-    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : slice_cmp(x->key, y->key);
-}
-
-/* The group's keys without values: copies, for calls change the table. */
-static struct untouched *list_untouched(struct rt_call *c, const struct rt_groups *g,
-                                        const struct rt_state_group *sg, size_t *ret_n)
-{
-    struct untouched *list = rt_output_alloc(c->out, ((size_t)sg->keys + 1) * sizeof *list);
-
-    *ret_n = 0;
-    for (uint32_t i = 0; i < sg->count && list; i++) {
-        const struct rt_entry *e = &sg->entries[i];
-        struct levee_slice key = rt_entry_key(e);
-        uint64_t hash = hash_key(key.data, key.len);
-        if (!e->present || rt_keys_find(&g->keys, hash, key, rt_key_head(key))) {
-            continue;
-        }
-        uint8_t *copy = rt_output_alloc(c->out, key.len);
-        if (!copy) {
-            return NULL;
-        }
-        if (key.len) {
-            memcpy(copy, key.data, key.len);
-        }
-        list[(*ret_n)++] = (struct untouched){hash, slice_of(copy, key.len)};
-    }
-    if (list && *ret_n) {
-        qsort(list, *ret_n, sizeof *list, by_hash);
-    }
-    return list;
-}
-
 static int update_untouched(struct rt_call *c, const struct rt_groups *g, struct updating *u)
 {
     size_t n;
-    const struct untouched *list = list_untouched(c, g, &u->table->groups[g->group], &n);
+    const struct rt_untouched *list = rt_list_untouched(c, g, &u->table->groups[g->group], &n);
     int code = list ? LEVEE_OK : rt_call_nomem(c);
 
     u->values = NULL;
@@ -231,7 +188,7 @@ static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t
         }
         code = update_touched(c, g, &keys[i], &u);
     }
-    return code == LEVEE_OK && u.d->every_key ? update_untouched(c, g, &u) : code;
+    return code == LEVEE_OK && u.d->every_key && rt_due(c) ? update_untouched(c, g, &u) : code;
 }
 
 static const struct levee_reducer *combine(const levee_stream *node)

@@ -43,7 +43,7 @@ static inline void bed_init(struct bed *b, uint32_t workers, uint64_t seed)
         MUST(io_posix_new(&b->io, NULL) == LEVEE_OK);
     }
     MUST(b->io->ops->lane_open(b->io, "loop", &b->loop, NULL) == LEVEE_OK);
-    b->graph = rt_graph_new(NULL, 8);
+    b->graph = rt_graph_new(NULL, 8, 1000);
     MUST(b->graph != NULL);
     b->opt = (struct rt_engine_options){.io = b->io, .loop = b->loop, .workers = workers};
 }

@@ -9,7 +9,7 @@ static struct rt_graph *graph;
 
 static void setup(void)
 {
-    graph = rt_graph_new(NULL, 8);
+    graph = rt_graph_new(NULL, 8, 1000);
     MUST(graph != NULL);
 }
 
@@ -164,7 +164,7 @@ END_TEST
 
 START_TEST(graphs_do_not_mix_and_do_not_change_after_start)
 {
-    struct rt_graph *other = rt_graph_new(NULL, 8), *own = graph;
+    struct rt_graph *other = rt_graph_new(NULL, 8, 1000), *own = graph;
     levee_stream *both[2];
 
     MUST(other != NULL);

@@ -1,0 +1,26 @@
+/* What the windows share: their options, and lowering with the checks on lengths (lower_window.c).
+ */
+#ifndef LEVEE_RT_WINDOW_H
+#define LEVEE_RT_WINDOW_H
+
+#include "runtime/operator.h"
+
+struct rt_window { /* op_data of every window */
+    int64_t length_ms;
+    bool inverse;
+    levee_record_fn filter;
+    void *filter_arg;
+    struct levee_reducer reducer;
+};
+static inline const struct rt_window *rt_window_of(const levee_stream *node)
+{
+    return node->op_data;
+}
+bool rt_window_every_batch(const levee_stream *node);
+/* Refuses lengths that do not fit the batch interval and the parent's slide. r may be NULL.
+ * partitions 0: window->partitions, or the context's default. */
+levee_stream *rt_lower_window(levee_stream *s, const struct rt_operator *op, const char *uid,
+                              const struct levee_window *window, const struct levee_reducer *r,
+                              uint32_t partitions, const char *file, int line);
+
+#endif
