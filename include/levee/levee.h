@@ -354,12 +354,22 @@ LEVEE_API levee_stream *levee_reduce_at(levee_stream *s, const struct levee_redu
 /* One record per key of the batch, combined before the shuffle. */
 LEVEE_API levee_stream *levee_reduce_by_key_at(levee_stream *s, const struct levee_reducer *r,
                                                const char *file, int line);
+/* One record (value, i64 count) per distinct value of the batch; the records' own keys are ignored.
+ * A stream whose elements are keys, such as words, is counted by levee_reduce_by_key(s,
+ * &levee_count_values). */
+LEVEE_API levee_stream *levee_count_by_value_at(levee_stream *s, const char *file, int line);
+/* levee_reduce_by_key, under the name for reducers whose result has another type than the values:
+ * create, add and merge are Spark's createCombiner, mergeValue and mergeCombiners. */
+LEVEE_API levee_stream *levee_combine_by_key_at(levee_stream *s, const struct levee_reducer *r,
+                                                const char *file, int line);
 /* One record per key; the value is a sequence read with levee_group_next; values keep arrival
  * order. */
 LEVEE_API levee_stream *levee_group_by_key_at(levee_stream *s, const char *file, int line);
-#define levee_reduce(s, r)        levee_reduce_at(s, r, LEVEE_AT)
-#define levee_reduce_by_key(s, r) levee_reduce_by_key_at(s, r, LEVEE_AT)
-#define levee_group_by_key(s)     levee_group_by_key_at(s, LEVEE_AT)
+#define levee_reduce(s, r)         levee_reduce_at(s, r, LEVEE_AT)
+#define levee_reduce_by_key(s, r)  levee_reduce_by_key_at(s, r, LEVEE_AT)
+#define levee_group_by_key(s)      levee_group_by_key_at(s, LEVEE_AT)
+#define levee_count_by_value(s)    levee_count_by_value_at(s, LEVEE_AT)
+#define levee_combine_by_key(s, r) levee_combine_by_key_at(s, r, LEVEE_AT)
 /* Takes the next value off the front of a group's value; false at the end. */
 LEVEE_API bool levee_group_next(struct levee_slice *group, struct levee_slice *ret_value);
 

@@ -46,6 +46,10 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
         return levee_reduce_by_key(a, &levee_min_i64);
     case OP_CONCAT:
         return levee_reduce_by_key(a, &levee_concat);
+    case OP_COUNT_VALUE:
+        return levee_count_by_value(a);
+    case OP_COMBINE:
+        return levee_combine_by_key(a, &span);
     case OP_SPAN:
         return levee_reduce_by_key(a, &span);
     case OP_GROUP:

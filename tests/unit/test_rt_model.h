@@ -106,7 +106,9 @@ enum op {
     OP_COUNT_KEY,
     OP_MIN,
     OP_CONCAT,
-    OP_SPAN, /* a reducer of our own: the first and the last value */
+    OP_COUNT_VALUE,
+    OP_COMBINE, /* combine_by_key, by the same reducer */
+    OP_SPAN,    /* a reducer of our own: the first and the last value */
     OP_GROUP,
     OP_COUNT,
     OP_REDUCE_CONCAT,
@@ -211,14 +213,20 @@ static inline void model_partitions(enum op op, const struct set *a, struct set 
     }
 }
 
+static inline bool is_to_one(enum op op)
+{
+    return op == OP_COUNT || op == OP_REDUCE_CONCAT || op == OP_REDUCE_SUM;
+}
+
 struct keyed { /* a key with its values in arrival order */
     struct bytes key;
     struct bytes *values;
     size_t n, cap;
 };
 
-static inline size_t group(const struct set *a, bool to_one, struct keyed **ret)
+static inline size_t group(const struct set *a, enum op op, struct keyed **ret)
 {
+    bool to_one = is_to_one(op);
     struct keyed *keys = NULL;
     size_t n = 0, cap = 0;
 
@@ -226,7 +234,7 @@ static inline size_t group(const struct set *a, bool to_one, struct keyed **ret)
         for (size_t i = 0; i < a->count[p]; i++) {
             struct rec r = a->items[p][i];
             size_t k = 0;
-            r.key = to_one ? (struct bytes){NULL, 0} : r.key;
+            r.key = to_one ? (struct bytes){NULL, 0} : op == OP_COUNT_VALUE ? r.value : r.key;
             while (k < n && !same(keys[k].key, r.key)) {
                 k++;
             }
@@ -284,13 +292,13 @@ static inline struct bytes reduced(enum op op, const struct keyed *k)
     if (op == OP_SUM || op == OP_REDUCE_SUM) {
         return number(sum);
     }
-    if (op == OP_COUNT_KEY || op == OP_COUNT) {
+    if (op == OP_COUNT_KEY || op == OP_COUNT || op == OP_COUNT_VALUE) {
         return number((int64_t)k->n);
     }
     if (op == OP_MIN) {
         return number(least);
     }
-    if (op == OP_SPAN) {
+    if (op == OP_SPAN || op == OP_COMBINE) {
         struct bytes ends[2] = {k->values[0], k->values[k->n - 1]};
         return joined(&(struct keyed){.values = ends, .n = 2});
     }
@@ -449,11 +457,6 @@ static inline void model_state(enum op op, struct memory *m, uint32_t group_, ui
     }
 }
 
-static inline bool is_to_one(enum op op)
-{
-    return op == OP_COUNT || op == OP_REDUCE_CONCAT || op == OP_REDUCE_SUM;
-}
-
 /* Of an operation's output; `keyed` is what operators by key were given. */
 static inline uint32_t partitions_of(enum op op, uint32_t a, uint32_t b, uint32_t keyed)
 {
@@ -487,7 +490,7 @@ static inline void model_keyed(enum op op, const struct set *a, struct memory *m
 {
     bool to_one = is_to_one(op);
     struct keyed *keys;
-    size_t n = group(a, to_one, &keys);
+    size_t n = group(a, op, &keys);
 
     if (op == OP_COUNT && n == 0) {
         add(to, 0, (struct rec){{NULL, 0}, number(0), 0});

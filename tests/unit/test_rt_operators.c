@@ -270,6 +270,33 @@ START_TEST(sums_are_right_when_a_combine_overflows)
 }
 END_TEST
 
+START_TEST(values_are_counted_whatever_their_keys)
+{
+    struct bed b;
+    struct levee_record in[] = {{slice_str("k"), slice_str("x"), 1},
+                                {slice_str("l"), slice_str("x"), 2},
+                                {slice_str("y"), slice_str("z"), 3},
+                                {slice_of(NULL, 0), slice_str("x"), 4},
+                                {slice_str("k"), slice_of(NULL, 0), 5}};
+
+    bed_init(&b, 2, 0);
+    levee_stream *s = bed_source(&b, 2);
+    size_t counts = bed_sink(&b, levee_count_by_value(s)), same = bed_sink(&b, s);
+    MUST(levee_count_by_value(NULL) == NULL && levee_combine_by_key(NULL, &span) == NULL);
+    MUST(bed_open(&b) == LEVEE_OK);
+    bed_feed(&b, 0, 1, in, 2);
+    bed_feed(&b, 0, 0, in + 2, 3);
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_str_eq(bed_show_sorted(&b, counts, shown, sizeof shown), "=1 x=3 z=1");
+    /* Who else reads the source sees its keys. */
+    ck_assert_str_eq(bed_show_sorted(&b, same, shown, sizeof shown), "=x k= k=x l=x y=z");
+    bed_end_batch(&b);
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_uint_eq(b.compute.output_records[counts], 0);
+    bed_release(&b);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rt_operators");
@@ -283,6 +310,7 @@ int main(void)
     tcase_add_test(t, initial_state_is_for_keys_never_seen);
     tcase_add_test(t, every_key_is_called_each_batch_until_it_is_removed);
     tcase_add_test(t, sums_are_right_when_a_combine_overflows);
+    tcase_add_test(t, values_are_counted_whatever_their_keys);
     suite_add_tcase(s, t);
     return suite_main(s);
 }
