@@ -32,7 +32,7 @@ void rt_clock_start(levee_context *ctx)
     if (ctx->wall0_ms < ctx->last_time) {
         ctx->wall0_ms = ctx->last_time;
     }
-    if (ctx->last_batch == 0) {
+    if (ctx->last_batch == 0 && !ctx->logged.head) {
         ctx->last_time = rt_clock_due(ctx); /* the first batch ends an interval that was seen */
     }
 }

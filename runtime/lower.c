@@ -1,5 +1,5 @@
 /* What the builders under operators/ share: adding a node with its operator, nodes with one user
- * function, nodes with a reducer, and values that hold several. */
+ * function, nodes with a reducer, and the keys that a batch left alone. */
 #include "runtime/operator.h"
 
 #include <stdlib.h>
@@ -9,12 +9,34 @@ void rt_free_data(void *data)
     mem_free(data);
 }
 
-levee_stream *rt_lower(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
-                       const char *uid, void *data, uint32_t partitions, const char *file, int line)
+/* Streams that yield a batch at different times have no batch in common. */
+static bool same_slides(levee_stream *const *parents, size_t n, const char *name, const char *file,
+                        int line)
 {
-    levee_stream *n =
-        s ? rt_graph_add(s->graph, kind, op->name, uid, op->stateful, &s, 1, file, line) : NULL;
+    for (size_t i = 1; i < n; i++) {
+        if (parents[i] && parents[0] && parents[i]->slide != parents[0]->slide) {
+            (void)rt_graph_fail(parents[0]->graph, file, line, LEVEE_EGRAPH,
+                                "%s: the streams have different slides: %u and %u batches", name,
+                                parents[0]->slide, parents[i]->slide);
+            return false;
+        }
+    }
+    return true;
+}
 
+levee_stream *rt_lower_many(levee_stream *const *parents, size_t count, enum rt_kind kind,
+                            const struct rt_operator *op, const char *uid, void *data,
+                            uint32_t partitions, const char *file, int line)
+{
+    struct rt_graph *g = NULL;
+    levee_stream *n = NULL;
+
+    for (size_t i = 0; i < count && !g; i++) {
+        g = parents[i] ? parents[i]->graph : NULL; /* of NULL streams no graph is known */
+    }
+    if (g && same_slides(parents, count, op->name, file, line)) {
+        n = rt_graph_add(g, kind, op->name, uid, op->stateful, parents, count, file, line);
+    }
     if (!n) {
         if (op->free_data && data) {
             op->free_data(data);
@@ -23,8 +45,15 @@ levee_stream *rt_lower(levee_stream *s, enum rt_kind kind, const struct rt_opera
     }
     n->op = op;
     n->op_data = data;
+    n->slide = parents[0]->slide;
     n->partitions = partitions ? partitions : n->partitions;
     return n;
+}
+
+levee_stream *rt_lower(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
+                       const char *uid, void *data, uint32_t partitions, const char *file, int line)
+{
+    return rt_lower_many(&s, 1, kind, op, uid, data, partitions, file, line);
 }
 
 levee_stream *rt_lower_fn(levee_stream *s, const struct rt_operator *op,
@@ -160,30 +189,4 @@ const struct rt_untouched *rt_list_untouched(struct rt_call *c, const struct rt_
         qsort(list, *ret_n, sizeof *list, by_hash);
     }
     return list;
-}
-
-/* ---- sequences ---- */
-
-size_t rt_sequence_size(struct levee_slice one)
-{
-    size_t n = 1;
-
-    for (uint64_t v = (uint64_t)one.len + 1; v >= 0x80; v >>= 7) {
-        n++;
-    }
-    return n + one.len;
-}
-
-uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one)
-{
-    uint64_t v = one.data ? (uint64_t)one.len + 1 : 0;
-
-    for (; v >= 0x80; v >>= 7) {
-        *to++ = (uint8_t)(v | 0x80);
-    }
-    *to++ = (uint8_t)v;
-    if (one.data && one.len) {
-        memcpy(to, one.data, one.len);
-    }
-    return to + one.len;
 }

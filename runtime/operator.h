@@ -173,6 +173,10 @@ extern const struct rt_operator rt_union_operator; /* the planner asks who it is
 levee_stream *rt_lower(levee_stream *s, enum rt_kind kind, const struct rt_operator *op,
                        const char *uid, void *data, uint32_t partitions, const char *file,
                        int line);
+/* The same over several streams, which must yield their batches at the same times. */
+levee_stream *rt_lower_many(levee_stream *const *parents, size_t count, enum rt_kind kind,
+                            const struct rt_operator *op, const char *uid, void *data,
+                            uint32_t partitions, const char *file, int line);
 struct rt_fn_data { /* op_data of a node with one user function */
     levee_record_fn fn;
     levee_records_fn many;
@@ -211,7 +215,28 @@ void rt_free_data(void *data);  /* mem_free, as an operator's free_data */
 
 /* Values that hold several: one after the other as buf_slice writes them, so that what is absent
  * stays so; read with levee_group_next. Here their size is known before, for a value of its own. */
-size_t rt_sequence_size(struct levee_slice one);
-uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one); /* returns the end */
+static inline size_t rt_sequence_size(struct levee_slice one)
+{
+    size_t n = 1 + one.len;
+
+    for (uint64_t v = (uint64_t)one.len + 1; UNLIKELY(v >= 0x80); v >>= 7) {
+        n++;
+    }
+    return n;
+}
+/* Returns the end. */
+static inline uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one)
+{
+    uint64_t v = one.data ? (uint64_t)one.len + 1 : 0;
+
+    for (; UNLIKELY(v >= 0x80); v >>= 7) {
+        *to++ = (uint8_t)(v | 0x80);
+    }
+    *to++ = (uint8_t)v;
+    if (one.len) {
+        memcpy(to, one.data, one.len);
+    }
+    return to + one.len;
+}
 
 #endif

@@ -374,6 +374,31 @@ LEVEE_API levee_stream *levee_group_by_key_at(levee_stream *s, const char *file,
 LEVEE_API bool levee_group_next(struct levee_slice *group, struct levee_slice *ret_value);
 
 /*
+ * Two streams by key. The value of each record has two sides, the left one from a and the right one
+ * from b, taken apart by levee_sides. Keys come in first arrival, those of a first.
+ */
+/* One record per key of either: each side is a group, read with levee_group_next, without values
+ * where the stream has none. */
+LEVEE_API levee_stream *levee_cogroup_at(levee_stream *a, levee_stream *b, const char *file,
+                                         int line);
+enum levee_join {
+    LEVEE_INNER = 0,
+    LEVEE_LEFT_OUTER, /* also values of a without one of b: the right side is absent */
+    LEVEE_RIGHT_OUTER,
+    LEVEE_FULL_OUTER
+};
+/* One record per pair of values of one key; in the order of a's values, for each in that of b's. An
+ * absent side and a side whose value is absent look the same. */
+LEVEE_API levee_stream *levee_join_at(levee_stream *a, levee_stream *b, enum levee_join kind,
+                                      const char *file, int line);
+#define levee_cogroup(a, b)    levee_cogroup_at(a, b, LEVEE_AT)
+#define levee_join(a, b, kind) levee_join_at(a, b, kind, LEVEE_AT)
+/* Both sides of the value of a join or cogroup, as views into it; data == NULL: absent. false: it
+ * is not such a value. */
+LEVEE_API bool levee_sides(struct levee_slice value, struct levee_slice *ret_left,
+                           struct levee_slice *ret_right);
+
+/*
  * Keyed state. The function is called once per key that has values in the batch (or for every key
  * that has state, with .every_key) with all its values in order and the state of the key. It may
  * set or remove the state; after the call the key's state, if there is one, is emitted as (key,

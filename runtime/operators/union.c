@@ -19,10 +19,6 @@ levee_stream *levee_union_at(levee_stream *const *streams, size_t n, const char 
         return rt_graph_fail(g, file, line, LEVEE_EGRAPH, "union: more than %u partitions together",
                              RT_PARTITIONS_MAX);
     }
-    levee_stream *u = rt_graph_add(g, RT_EXCHANGE, "union", NULL, false, streams, n, file, line);
-    if (u) {
-        u->op = &rt_union_operator;
-        u->partitions = (uint32_t)partitions;
-    }
-    return u;
+    return rt_lower_many(streams, n, RT_EXCHANGE, &rt_union_operator, NULL, NULL,
+                         (uint32_t)partitions, file, line);
 }

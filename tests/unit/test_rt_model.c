@@ -6,6 +6,21 @@
  */
 #include "tests/unit/test_rt_model.h"
 
+static levee_stream *build_two(enum op op, levee_stream *a, levee_stream *b)
+{
+    levee_stream *left = levee_map_partitions(a, fn_first_three, NULL);
+    levee_stream *right = levee_map_partitions(b, fn_first_three, NULL);
+
+    if (op == OP_COGROUP) {
+        return levee_cogroup(left, right);
+    }
+    return levee_join(left, right,
+                      op == OP_JOIN    ? LEVEE_INNER
+                      : op == OP_LEFT  ? LEVEE_LEFT_OUTER
+                      : op == OP_RIGHT ? LEVEE_RIGHT_OUTER
+                                       : LEVEE_FULL_OUTER);
+}
+
 static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const char *uid)
 {
     static const struct levee_state_options every = {.every_key = true};
@@ -38,6 +53,12 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
         return levee_repartition(a, 5);
     case OP_PLACED:
         return levee_repartition_by(a, 3, place_by_key, NULL);
+    case OP_COGROUP:
+    case OP_JOIN:
+    case OP_LEFT:
+    case OP_RIGHT:
+    case OP_FULL:
+        return build_two(op, a, b);
     case OP_SUM:
         return levee_reduce_by_key(a, &levee_sum_i64);
     case OP_COUNT_KEY:

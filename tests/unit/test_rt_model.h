@@ -99,10 +99,15 @@ enum op {
     OP_CENSUS,      /* map_partitions: first key, number of records */
     OP_FIRST_THREE, /* map_partitions */
     OP_GLOM,
-    OP_UNION,  /* of two */
-    OP_TURNS,  /* repartition to 5 */
-    OP_PLACED, /* repartition_by to 3 */
-    OP_SUM,    /* reduce_by_key from here */
+    OP_UNION,   /* of two */
+    OP_TURNS,   /* repartition to 5 */
+    OP_PLACED,  /* repartition_by to 3 */
+    OP_COGROUP, /* of two by key, of the first three records of every partition */
+    OP_JOIN,
+    OP_LEFT,
+    OP_RIGHT,
+    OP_FULL,
+    OP_SUM, /* reduce_by_key from here */
     OP_COUNT_KEY,
     OP_MIN,
     OP_CONCAT,
@@ -510,6 +515,67 @@ static inline void model_keyed(enum op op, const struct set *a, struct memory *m
     }
 }
 
+static inline bool is_of_two(enum op op)
+{
+    return op >= OP_COGROUP && op <= OP_FULL;
+}
+
+static inline struct bytes pair_of(struct bytes left, struct bytes right)
+{
+    return sequence(&(struct keyed){.values = (struct bytes[]){left, right}, .n = 2});
+}
+
+static inline void model_pairs(enum op op, const struct keyed *l, const struct keyed *r,
+                               struct bytes key, uint32_t p, struct set *to)
+{
+    static const struct bytes absent[] = {{NULL, 0}};
+    struct keyed none = {.values = (struct bytes *)(uintptr_t)absent, .n = 1};
+
+    if (op == OP_COGROUP) {
+        static const struct keyed empty;
+        struct bytes sides = pair_of(sequence(l ? l : &empty), sequence(r ? r : &empty));
+        add(to, p, (struct rec){key, sides, 0});
+        return;
+    }
+    if ((!r && op != OP_LEFT && op != OP_FULL) || (!l && op != OP_RIGHT && op != OP_FULL)) {
+        return;
+    }
+    l = l ? l : &none;
+    r = r ? r : &none;
+    for (size_t i = 0; i < l->n * r->n; i++) {
+        add(to, p, (struct rec){key, pair_of(l->values[i / r->n], r->values[i % r->n]), 0});
+    }
+}
+
+static inline const struct keyed *find_key(const struct keyed *keys, size_t n, struct bytes key)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (same(keys[i].key, key)) {
+            return &keys[i];
+        }
+    }
+    return NULL;
+}
+
+static inline void model_two(enum op op, const struct set *a, const struct set *b, struct set *to)
+{
+    struct set left = {.partitions = a->partitions}, right = {.partitions = b->partitions};
+    struct keyed *ls, *rs;
+
+    model_partitions(OP_FIRST_THREE, a, &left);
+    model_partitions(OP_FIRST_THREE, b, &right);
+    size_t ln = group(&left, op, &ls), rn = group(&right, op, &rs);
+    for (uint32_t g = 0; g < 128; g++) {
+        uint32_t p = g * to->partitions / 128;
+        for (size_t i = 0; i < ln + rn; i++) {
+            const struct keyed *k = i < ln ? &ls[i] : &rs[i - ln];
+            if (group_of(k->key) == g && !(i >= ln && find_key(ls, ln, k->key))) {
+                model_pairs(op, find_key(ls, ln, k->key), find_key(rs, rn, k->key), k->key, p, to);
+            }
+        }
+    }
+}
+
 static inline void model(enum op op, const struct set *a, const struct set *b, uint32_t keyed,
                          struct memory *m, struct set *to)
 {
@@ -520,6 +586,8 @@ static inline void model(enum op op, const struct set *a, const struct set *b, u
         model_partitions(op, a, to);
     } else if (op < OP_UNION) {
         model_narrow(op, a, to);
+    } else if (is_of_two(op)) {
+        model_two(op, a, b, to);
     } else {
         model_keyed(op, a, m, to);
     }
