@@ -113,6 +113,9 @@ static bool group_cell(struct rt_groups *g, const struct rt_items *cell)
         const struct rt_item *item = &cell->items[i];
         if (i + AHEAD < cell->count) {
             map_prefetch(&g->keys.map, item[AHEAD].hash);
+            if (!g->summed) { /* whose head is read from the key itself */
+                __builtin_prefetch(item[AHEAD].key.data);
+            }
         }
         if (!(g->summed ? sum_item(g, item) : link_item(g, item))) {
             return false;
