@@ -188,6 +188,8 @@ levee_stream *rt_lower_fn(levee_stream *s, const struct rt_operator *op,
 levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
                                const struct levee_reducer *r, uint32_t partitions, const char *file,
                                int line);
+/* Every record's value becomes its key, where it lies. */
+levee_stream *rt_lower_values_as_keys(levee_stream *s, const char *file, int line);
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
 /* The keys of a state group that the batch brought nothing for, as copies: sorted by hash, then

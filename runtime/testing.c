@@ -26,6 +26,9 @@ int levee_sim_new(struct levee_testing **ret, const struct levee_sim_options *op
         mem_free(t);
         return code;
     }
+    if (options->wall_ms) {
+        io_sim_set_wall(t->io, options->wall_ms);
+    }
     *ret = t;
     return LEVEE_OK;
 }
@@ -63,6 +66,11 @@ void levee_sim_kill(struct levee_testing *sim)
 void levee_sim_run_ms(struct levee_testing *sim, uint64_t ms)
 {
     io_sim_run(sim->io, sim->io->ops->now_ns(sim->io) + ms * 1000000u);
+}
+
+int64_t levee_sim_wall_ms(const struct levee_testing *sim)
+{
+    return sim->io->ops->wall_ms(sim->io);
 }
 
 uint64_t levee_sim_steps(const struct levee_testing *sim)

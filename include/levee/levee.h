@@ -476,6 +476,12 @@ LEVEE_API levee_stream *levee_count_by_window_at(levee_stream *s, const char *ui
 LEVEE_API levee_stream *levee_group_by_key_and_window_at(levee_stream *s, const char *uid,
                                                          const struct levee_window *window,
                                                          const char *file, int line);
+/* One record (value, i64 count) per distinct value of the window. */
+LEVEE_API levee_stream *levee_count_by_value_and_window_at(levee_stream *s, const char *uid,
+                                                           const struct levee_window *window,
+                                                           const char *file, int line);
+#define levee_count_by_value_and_window(s, uid, ...)                                               \
+    levee_count_by_value_and_window_at(s, uid, __VA_ARGS__, LEVEE_AT)
 #define levee_window(s, uid, length_ms, slide_ms)                                                  \
     levee_window_at(s, uid, length_ms, slide_ms, LEVEE_AT)
 #define levee_reduce_by_key_and_window(s, uid, r, ...)                                             \

@@ -21,6 +21,7 @@ struct levee_sim_options {
     uint64_t fail_at_step;
     int fail_errno;
     uint64_t capacity_bytes;
+    int64_t wall_ms; /* what the wall clock of a new machine shows; 0: its own idea */
 };
 LEVEE_API int levee_sim_new(struct levee_testing **ret, const struct levee_sim_options *options,
                             struct levee_error *err);
@@ -32,6 +33,8 @@ LEVEE_API void levee_sim_power_loss(struct levee_testing *sim);
 LEVEE_API void levee_sim_kill(struct levee_testing *sim);
 /* Advances virtual time, running what is due. */
 LEVEE_API void levee_sim_run_ms(struct levee_testing *sim, uint64_t ms);
+/* The machine's wall clock. */
+LEVEE_API int64_t levee_sim_wall_ms(const struct levee_testing *sim);
 LEVEE_API uint64_t levee_sim_steps(const struct levee_testing *sim);
 /* A file of the simulated disk, copied (free with levee_sim_free_bytes); NULL: none. */
 LEVEE_API uint8_t *levee_sim_read(struct levee_testing *sim, const char *path, size_t *ret_len);

@@ -17,9 +17,14 @@ static const struct rt_operator count_by_value_operator = {.name = "count_by_val
                                                            .fold = rt_fold_reducer,
                                                            .free_data = rt_free_data};
 
+levee_stream *rt_lower_values_as_keys(levee_stream *s, const char *file, int line)
+{
+    return rt_lower(s, RT_NARROW, &values_operator, NULL, NULL, 0, file, line);
+}
+
 levee_stream *levee_count_by_value_at(levee_stream *s, const char *file, int line)
 {
-    levee_stream *keys = rt_lower(s, RT_NARROW, &values_operator, NULL, NULL, 0, file, line);
+    levee_stream *keys = rt_lower_values_as_keys(s, file, line);
 
     return rt_lower_reducer(keys, &count_by_value_operator, &levee_count_values,
                             s ? s->graph->default_partitions : 0, file, line);

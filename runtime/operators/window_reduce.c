@@ -340,3 +340,22 @@ levee_stream *levee_count_by_window_at(levee_stream *s, const char *uid, uint32_
 
     return levee_reduce_by_window_at(s, uid, &levee_count_values, &w, file, line);
 }
+
+static int is_not_zero(levee_output *out, const struct levee_record *in, void *arg)
+{
+    (void)out;
+    (void)arg;
+    return levee_i64(in->value) != 0;
+}
+
+levee_stream *levee_count_by_value_and_window_at(levee_stream *s, const char *uid,
+                                                 const struct levee_window *window,
+                                                 const char *file, int line)
+{
+    struct levee_window w = window ? *window : (struct levee_window){.length_ms = 0};
+
+    w.inverse = true;
+    w.filter = is_not_zero;
+    return levee_reduce_by_key_and_window_at(rt_lower_values_as_keys(s, file, line), uid,
+                                             &levee_count_values, &w, file, line);
+}
