@@ -67,6 +67,10 @@ STATIC  := $(B)/liblevee.a
 SHARED  := $(if $(filter debug release,$(MODE)),$(B)/$(SONAME))
 
 # ---- dependencies ----
+# Reads JSON; without cJSON it is not built.
+HAVE_CJSON  := $(shell $(PKG_CONFIG) --exists libcjson 2>/dev/null && echo yes)
+CASE_SRC    := $(if $(HAVE_CJSON),$(call sources,tests/cases/runner/*.c))
+CASE_RUNNER := $(if $(CASE_SRC),$(B)/tests/case_runner)
 MODULES := lmdb libxxhash libuv $(if $(filter 0,$(WITH_KAFKA)),,rdkafka)
 MISSING := $(shell $(PKG_CONFIG) --exists $(MODULES) check 2>/dev/null || echo yes)
 DEP_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(MODULES) 2>/dev/null)
@@ -122,7 +126,7 @@ all: lib examples tools tests benches ## everything below, into build/$(MODE)/
 lib: $(STATIC) $(SHARED) ## liblevee.a and liblevee.so
 examples: $(EXAMPLES) ## the examples, against the public library only
 tools: $(TOOL) ## the levee command
-tests: $(TESTS) $(PRELOADS) $(SIDE_PROGRAMS) ## the test programs
+tests: $(TESTS) $(PRELOADS) $(SIDE_PROGRAMS) $(CASE_RUNNER) ## the test programs
 benches: $(BENCHES)
 
 have-deps:
@@ -142,7 +146,7 @@ $(LIB_OBJ) $(call objects,$(TOOL_SRC)): $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-I. -Iinclude $(WARN_LIB))
 $(call objects,$(EXAMPLE_SRC)): $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-Iinclude $(WARN_LIB))
-$(call objects,$(PROGRAM_ALL) $(SUPPORT_SRC) $(PRELOAD_SRC) $(SIDE_SRC)): \
+$(call objects,$(PROGRAM_ALL) $(SUPPORT_SRC) $(PRELOAD_SRC) $(SIDE_SRC) $(CASE_SRC)): \
     $(B)/%.o: %.c $(B)/flags | have-deps
 	$(call compile,-I. -Iinclude $(CHECK_CFLAGS))
 
@@ -162,6 +166,8 @@ $(TESTS): $(B)/%: $(B)/%.o $$(call objects,$$(call parts,$$(dir $$*))) $(call ob
 	$(call link,$^ $(CHECK_LIBS))
 $(BENCHES): $(B)/%: $(B)/%.o $$(call objects,$$(call parts,$$(dir $$*))) $(LIB_OBJ)
 	$(call link,$^ -lm)
+$(CASE_RUNNER): $(call objects,$(CASE_SRC)) $(STATIC)
+	$(call link,$^ $(shell $(PKG_CONFIG) --libs libcjson 2>/dev/null))
 $(SIDE_PROGRAMS): $(B)/%: $(B)/%.o
 	$(call link,$^)
 $(PRELOADS): $(B)/%.so: $(B)/%.o
@@ -171,7 +177,7 @@ $(EXAMPLES): $(B)/%: $(B)/%.o $(STATIC)
 $(B)/levee: $(call objects,$(TOOL_SRC)) $(LIB_OBJ)
 	$(call link,$^)
 
--include $(wildcard $(foreach d,base io wal checkpoint recovery runtime runtime/operators connectors tests/* tests/support/interpose \
+-include $(wildcard $(foreach d,base io wal checkpoint recovery runtime runtime/operators connectors tests/* tests/cases/runner tests/support/interpose \
 	bench examples tools,$(B)/$(d)/*.d))
 
 # ---- checking ----

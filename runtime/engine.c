@@ -81,6 +81,19 @@ static int level_outcome(const struct rt_engine *e, const struct rt_run *r, stru
     return LEVEE_OK;
 }
 
+/* Asked far more often than batches are run: who times out next is looked up once after each. */
+static void find_next_due(struct rt_engine *e)
+{
+    e->next_due_ms = INT64_MAX;
+    for (size_t i = 0; i < e->table_count; i++) {
+        const struct rt_table *t = &e->tables[i];
+        for (uint32_t g = 0; t->idle_ms && g < RT_KEY_GROUPS; g++) {
+            int64_t due = rt_table_due(t, g);
+            e->next_due_ms = due < e->next_due_ms ? due : e->next_due_ms;
+        }
+    }
+}
+
 static void level_done(struct rt_engine *e)
 {
     struct rt_run *r = e->current;
@@ -99,6 +112,7 @@ static void level_done(struct rt_engine *e)
     if (c->code == LEVEE_OK) {
         c->code = check_state_size(e, &c->err);
     }
+    find_next_due(e);
     c->done(c);
 }
 
@@ -160,8 +174,11 @@ void rt_compute_release(struct rt_engine *e, struct rt_compute *c)
     c->private_ = NULL;
 }
 
-bool rt_engine_wants_empty_batch(const struct rt_engine *e)
+bool rt_engine_wants_empty_batch(const struct rt_engine *e, int64_t time_ms)
 {
+    if (time_ms >= e->next_due_ms) {
+        return true;
+    }
     for (size_t i = 0; i < e->head_count; i++) {
         uint64_t keys = 0, bytes = 0;
         if (e->heads[i].always && e->heads[i].table) {
@@ -208,6 +225,7 @@ int rt_engine_open(struct rt_graph *g, const struct rt_engine_options *o, struct
     e->opt = *o;
     e->opt.workers = o->workers ? o->workers : 1;
     e->loop_task.run = run_loop_task;
+    e->next_due_ms = INT64_MAX;
     int code = rt_plan(e, err);
     if (code == LEVEE_OK && e->unit_count == 0) {
         code = err_set(err, LEVEE_EGRAPH, "the graph has no source");
@@ -338,7 +356,9 @@ int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t c
         if (!stored && t->node->op->initial) {
             code = t->node->op->initial(t->node, t, err);
         }
+        code = code ? code : rt_table_loaded(t, err);
     }
+    find_next_due(e);
     return code;
 }
 

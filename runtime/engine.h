@@ -166,8 +166,10 @@ void rt_engine_close(struct rt_engine *e); /* NULL is fine; no compute may be ru
 void rt_engine_compute(struct rt_engine *e, struct rt_compute *c);
 /* Frees arenas and results of a compute that is done. Thread: loop. */
 void rt_compute_release(struct rt_engine *e, struct rt_compute *c);
-/* Is a batch needed although there is no input: for every-key state, or something in a window? */
-bool rt_engine_wants_empty_batch(const struct rt_engine *e);
+/* Is a batch of this time needed although there is no input: for a function that is called for
+ * every key, a snapshot, a window that holds something, a key that times out? Thread: loop, no
+ * compute running. */
+bool rt_engine_wants_empty_batch(const struct rt_engine *e, int64_t time_ms);
 
 /* ---- state: gathered between batches, restored before the first. Thread: loop, no compute
  * running. ---- */
@@ -184,8 +186,8 @@ uint64_t rt_engine_state_digest(const struct rt_engine *e);
  * for dropped ones. */
 int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry,
                    struct levee_error *err);
-/* After the last load: initial states for keys never seen are laid in place when `fresh_tables`
- * says so (a table that was in no checkpoint). */
+/* After the last load, and also without one: initial states for keys never seen are laid in place
+ * when `fresh_tables` says so (a table that was in no checkpoint). */
 int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t count,
                      struct levee_error *err);
 /* Every entry of a table in key-group order (levee_state_each); stops at the first non-zero return.

@@ -150,6 +150,8 @@ int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t 
         return rt_keyed_take(w, step, io, n);
     case RT_PLACES:
         return rt_exchange_take(w, step, io, n);
+    case RT_IGNORES:
+        break;
     }
     return LEVEE_OK;
 }

@@ -34,7 +34,8 @@ enum rt_does {
     RT_OUTPUTS, /* ends: a sink, and the ways into an inbox */
     RT_COMBINES,
     RT_DEALS,
-    RT_PLACES
+    RT_PLACES,
+    RT_IGNORES
 };
 struct rt_step {
     const levee_stream *node;
@@ -142,6 +143,7 @@ struct rt_engine {
     struct rt_unit *units; /* in level order */
     size_t unit_count;
     size_t *level_starts; /* levels + 1 */
+    int64_t next_due_ms;  /* the earliest batch time at which a key times out */
     struct rt_table *tables;
     size_t table_count;
     struct rt_worker *workers;

@@ -169,8 +169,9 @@ int rt_keyed_run(struct rt_worker *w)
         if (!group_column(w, g, column)) {
             return rt_worker_nomem(w);
         }
-        /* Windows are told every batch: they keep what comes, and output when they are due. */
-        if (g->keys.count || (h->always && (h->table || due))) {
+        bool told = due || h->node->op->keeps;
+        bool late = h->table && rt_table_due(h->table, column) <= call.out->header->time_ms;
+        if (g->keys.count || (told && (h->always || late))) {
             code = h->node->op->fold(&call, g, h->table);
         }
     }

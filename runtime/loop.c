@@ -184,7 +184,7 @@ static void start_next_batch(levee_context *ctx)
     } else if (rt_sinks_judged(ctx)) {
         int64_t due = rt_clock_due(ctx);
         if (due <= ctx->last_time || !(any_input(ctx) || ctx->opt.empty_batches ||
-                                       rt_engine_wants_empty_batch(ctx->engine))) {
+                                       rt_engine_wants_empty_batch(ctx->engine, due))) {
             return;
         }
         int64_t ticks =

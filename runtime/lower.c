@@ -1,8 +1,6 @@
 /* What the builders under operators/ share: adding a node with its operator, nodes with one user
- * function, nodes with a reducer, and the keys that a batch left alone. */
+ * function, nodes with a reducer, and initial state. */
 #include "runtime/operator.h"
-
-#include <stdlib.h>
 
 void rt_free_data(void *data)
 {
@@ -154,39 +152,58 @@ int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_tabl
     return code;
 }
 
-/* ---- keys that a batch brought nothing for ---- */
+/* ---- initial state ---- */
 
-static int by_hash(const void *a, const void *b)
+static bool copy_slice(struct levee_slice from, struct levee_slice *ret)
 {
-    const struct rt_untouched *x = a, *y = b;
+    uint8_t *p = mem_alloc(from.len);
 
-    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : slice_cmp(x->key, y->key);
+    if (p && from.len) {
+        memcpy(p, from.data, from.len);
+    }
+    *ret = slice_of(p, p ? from.len : 0);
+    return p != NULL;
 }
 
-const struct rt_untouched *rt_list_untouched(struct rt_call *c, const struct rt_groups *g,
-                                             const struct rt_state_group *sg, size_t *ret_n)
+bool rt_initial_copy(struct rt_initial *to, const struct levee_record *items, size_t count)
 {
-    struct rt_untouched *list = rt_output_alloc(c->out, ((size_t)sg->keys + 1) * sizeof *list);
+    if (count == 0) {
+        return true;
+    }
+    to->items = mem_zalloc(count * sizeof *to->items);
+    if (!to->items) {
+        return false;
+    }
+    to->count = count;
+    for (size_t i = 0; i < count; i++) {
+        if (!copy_slice(items[i].key, &to->items[i].key) ||
+            !copy_slice(items[i].value, &to->items[i].value)) {
+            return false;
+        }
+    }
+    return true;
+}
 
-    *ret_n = 0;
-    for (uint32_t i = 0; i < sg->count && list; i++) {
-        const struct rt_entry *e = &sg->entries[i];
-        struct levee_slice key = rt_entry_key(e);
+int rt_initial_lay(const struct rt_initial *i, struct rt_table *t, struct levee_error *err)
+{
+    for (size_t k = 0; k < i->count; k++) {
+        struct levee_slice key = i->items[k].key, value = i->items[k].value;
         uint64_t hash = hash_key(key.data, key.len);
-        if (!e->present || rt_keys_find(&g->keys, hash, key, rt_key_head(key))) {
-            continue;
+        struct rt_entry *e = rt_table_find(t, hash, key, rt_key_head(key));
+        bool set =
+            e ? rt_table_put(t, hash, e, value, 0) : rt_table_add(t, hash, key, value, 0) != NULL;
+        if (!set) {
+            return err_nomem(err, key.len + value.len);
         }
-        uint8_t *copy = rt_output_alloc(c->out, key.len);
-        if (!copy) {
-            return NULL;
-        }
-        if (key.len) {
-            memcpy(copy, key.data, key.len);
-        }
-        list[(*ret_n)++] = (struct rt_untouched){hash, slice_of(copy, key.len)};
     }
-    if (list && *ret_n) {
-        qsort(list, *ret_n, sizeof *list, by_hash);
+    return LEVEE_OK;
+}
+
+void rt_initial_release(struct rt_initial *i)
+{
+    for (size_t k = 0; k < i->count; k++) {
+        mem_free((void *)(uintptr_t)i->items[k].key.data);
+        mem_free((void *)(uintptr_t)i->items[k].value.data);
     }
-    return list;
+    mem_free(i->items);
 }

@@ -146,15 +146,21 @@ struct rt_operator {
      * without records. The array lives until it returns, what it points to as long as the batch. */
     int (*whole)(struct rt_call *c, const struct levee_record *in, size_t n);
     /* Keyed. */
-    bool to_one;       /* all records to one partition and key group, keys are ignored */
+    bool to_one; /* all records to one partition and key group, keys are ignored */
+    bool keeps;  /* told every batch, also when it is not due: it keeps what comes (windows) */
     bool by_partition; /* each source partition to a key group of its own, keys are ignored */
     const struct levee_reducer *(*combine)(const levee_stream *node); /* NULL: records travel */
-    /* One key group; called for those with items, or for all if every_batch says so. Counts its
-     * keys in c->index, and calls rt_call_emitted after each. */
+    /* One key group; called for those with items or with a key that times out, or for all if
+     * every_batch says so. Counts its keys, or its calls if there are several per key, in c->index,
+     * and calls rt_call_emitted after each. */
     int (*fold)(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
     /* Does it fold groups without items? With state: then a batch is run even without input. NULL:
      * no. */
     bool (*every_batch)(const levee_stream *node);
+    /* How long a key's state may go without a touch; 0: for ever. NULL: for ever. */
+    int64_t (*idle_ms)(const levee_stream *node);
+    /* Keyed: it is given no records, but the table of its parent, once the parent has run. */
+    bool reads_parent;
     /* State for keys never seen, laid in place in a table that no checkpoint holds. NULL: none. */
     int (*initial)(const levee_stream *node, struct rt_table *table, struct levee_error *err);
     /* Exchange: writes for each of n <= RT_VECTOR records the partition of c->node that it goes to,
@@ -192,14 +198,16 @@ levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
 levee_stream *rt_lower_values_as_keys(levee_stream *s, const char *file, int line);
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
-/* The keys of a state group that the batch brought nothing for, as copies: sorted by hash, then
- * key, an order that does not depend on how the table came about. NULL: no memory. */
-struct rt_untouched {
-    uint64_t hash;
-    struct levee_slice key;
+/* Initial state as stateful nodes keep it: copies. */
+struct rt_initial {
+    struct levee_record *items;
+    size_t count;
 };
-const struct rt_untouched *rt_list_untouched(struct rt_call *c, const struct rt_groups *g,
-                                             const struct rt_state_group *sg, size_t *ret_n);
+/* false: no memory; what was copied is released with the rest. */
+bool rt_initial_copy(struct rt_initial *to, const struct levee_record *items, size_t count);
+/* Into a table that holds nothing yet; of several values of a key the last one counts. */
+int rt_initial_lay(const struct rt_initial *i, struct rt_table *t, struct levee_error *err);
+void rt_initial_release(struct rt_initial *i);
 /* Does the node have output in this batch: has its slide come round since the batch before? */
 static inline bool rt_node_due(const levee_stream *node, const struct rt_header *h)
 {

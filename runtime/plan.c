@@ -107,6 +107,8 @@ static enum rt_does does_of(const levee_stream *n)
 
     if (n->kind == RT_SINK) {
         does = RT_OUTPUTS;
+    } else if (n->kind == RT_KEYED && n->op->reads_parent) {
+        does = RT_IGNORES;
     } else if (n->kind == RT_KEYED) {
         does = combine_of(n) ? RT_COMBINES : RT_DEALS;
     } else if (n->op->place) {
@@ -142,6 +144,16 @@ static void finish_tree(struct rt_head *h, const uint32_t *inbox_of)
     }
 }
 
+static struct rt_table *table_of(const struct rt_engine *e, const levee_stream *n)
+{
+    for (size_t i = 0; i < e->table_count; i++) {
+        if (e->tables[i].node == n) {
+            return &e->tables[i];
+        }
+    }
+    return NULL;
+}
+
 static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level)
 {
     struct rt_head *h = &e->heads[e->head_count];
@@ -160,6 +172,9 @@ static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level
     if (n->op->stateful) {
         h->table = &e->tables[e->table_count++];
         rt_table_init(h->table, n);
+        h->table->idle_ms = n->op->idle_ms ? n->op->idle_ms(n) : 0;
+    } else if (n->op->reads_parent) {
+        h->table = table_of(e, n->parents[0]);
     }
     h->always = n->op->every_batch && n->op->every_batch(n);
 }

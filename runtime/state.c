@@ -7,10 +7,15 @@
  * order. Every entry carries what it contributed last, hence gather and load keep the sum up to
  * date at the cost of the entries they touch.
  *
+ * Where keys time out, the entries present are also in their group's list by last touch: it is kept
+ * wherever touch_ms or presence changes, and says at once who is due.
+ *
  * S1  Every dirty entry is in its group's dirty list once, and the list holds nothing else.
  * S2  A call that finds no memory leaves the table as it was, apart from spare room.
  */
 #include "runtime/state.h"
+
+#include <stdlib.h>
 
 #include "runtime/keys.h"
 
@@ -42,6 +47,7 @@ void rt_table_release(struct rt_table *t)
         mem_free(g->entries);
         mem_free(g->dirty);
         mem_free(g->spare);
+        rt_idle_release(&g->idle);
     }
     *t = (struct rt_table){0};
 }
@@ -130,10 +136,20 @@ static bool grow_u32(uint32_t **items, uint32_t *cap, uint32_t need)
     return true;
 }
 
-/* Room for one more dirty mark: taken before anything changes (S2). */
-static bool may_mark(struct rt_state_group *g, const struct rt_entry *e)
+/* Room for one more dirty mark and, where keys time out, for the entry's place in the list; NULL:
+ * an entry that is added. Taken before anything changes (S2). */
+static bool may_mark(const struct rt_table *t, struct rt_state_group *g, const struct rt_entry *e)
 {
-    return (e && e->dirty) || grow_u32(&g->dirty, &g->dirty_cap, g->dirty_count + 1);
+    return ((e && e->dirty) || grow_u32(&g->dirty, &g->dirty_cap, g->dirty_count + 1)) &&
+           (!t->idle_ms || rt_idle_reserve(&g->idle, g->count + 1u));
+}
+
+static void list_touched(const struct rt_table *t, struct rt_state_group *g,
+                         const struct rt_entry *e)
+{
+    if (t->idle_ms) {
+        rt_idle_touch(&g->idle, (uint32_t)(e - g->entries));
+    }
 }
 
 static void mark(struct rt_state_group *g, struct rt_entry *e)
@@ -227,9 +243,24 @@ bool rt_table_put(struct rt_table *t, uint64_t hash, struct rt_entry *e, struct 
 {
     struct rt_state_group *g = &t->groups[rt_group_of(hash)];
 
-    if (!may_mark(g, e) || !set_value(g, e, value, touch_ms, 0)) {
+    if (!may_mark(t, g, e) || !set_value(g, e, value, touch_ms, 0)) {
         return false;
     }
+    list_touched(t, g, e);
+    mark(g, e);
+    return true;
+}
+
+bool rt_table_touch(struct rt_table *t, uint64_t hash, struct rt_entry *e, int64_t touch_ms)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+
+    ASSERT(e->present);
+    if (!may_mark(t, g, e)) {
+        return false;
+    }
+    e->touch_ms = touch_ms;
+    list_touched(t, g, e);
     mark(g, e);
     return true;
 }
@@ -238,7 +269,7 @@ struct rt_entry *rt_table_add(struct rt_table *t, uint64_t hash, struct levee_sl
                               struct levee_slice value, int64_t touch_ms)
 {
     struct rt_state_group *g = &t->groups[rt_group_of(hash)];
-    struct rt_entry *e = may_mark(g, NULL) ? add_entry(g, hash, key) : NULL;
+    struct rt_entry *e = may_mark(t, g, NULL) ? add_entry(g, hash, key) : NULL;
 
     if (!e) {
         return NULL;
@@ -247,6 +278,7 @@ struct rt_entry *rt_table_add(struct rt_table *t, uint64_t hash, struct levee_sl
         drop_entry(g, hash, e);
         return NULL;
     }
+    list_touched(t, g, e);
     mark(g, e);
     return e;
 }
@@ -256,13 +288,48 @@ bool rt_table_remove(struct rt_table *t, uint64_t hash, struct rt_entry *e)
     struct rt_state_group *g = &t->groups[rt_group_of(hash)];
 
     ASSERT(e->present);
-    if (!may_mark(g, e)) {
+    if (!may_mark(t, g, e)) {
         return false;
     }
     mark(g, e);
+    rt_idle_remove(&g->idle, (uint32_t)(e - g->entries));
     g->keys--;
     e->present = 0;
     return true;
+}
+
+static int by_hash(const void *a, const void *b)
+{
+    const struct rt_listed *x = a, *y = b;
+
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : slice_cmp(x->key, y->key);
+}
+
+struct rt_listed *rt_table_list(struct arena *arena, const struct rt_table *t, uint32_t group,
+                                const struct rt_keys *skipped, size_t *ret_n)
+{
+    const struct rt_state_group *g = &t->groups[group];
+    struct rt_listed *list = arena_alloc(arena, ((size_t)g->keys + 1) * sizeof *list);
+    size_t n = 0;
+
+    for (uint32_t i = 0; i < g->count && list; i++) {
+        const struct rt_entry *e = &g->entries[i];
+        struct levee_slice key = rt_entry_key(e);
+        uint64_t hash = hash_key(key.data, key.len);
+        if (!e->present || (skipped && rt_keys_find(skipped, hash, key, rt_key_head(key)))) {
+            continue;
+        }
+        const uint8_t *copy = arena_copy(arena, key.data, key.len);
+        if (!copy) {
+            return NULL;
+        }
+        list[n++] = (struct rt_listed){hash, slice_of(copy, key.len), e};
+    }
+    if (list && n) {
+        qsort(list, n, sizeof *list, by_hash);
+    }
+    *ret_n = n;
+    return list;
 }
 
 /* ---- digest, gather, load ---- */
@@ -328,6 +395,7 @@ int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_
     DASSERT(in->hash == hash_key(in->key.data, in->key.len));
     if (!in->value.data) {
         if (e && e->present) {
+            rt_idle_remove(&g->idle, (uint32_t)(e - g->entries));
             g->keys--;
             e->present = 0;
             contribute(t, e);
@@ -339,13 +407,69 @@ int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_
     if (fresh) {
         e = add_entry(g, in->hash, in->key);
     }
-    if (!e || !set_value(g, e, in->value, in->touch_ms, in->timer_ms)) {
+    if (!e || (t->idle_ms && !rt_idle_reserve(&g->idle, g->count)) ||
+        !set_value(g, e, in->value, in->touch_ms, in->timer_ms)) {
         if (e && fresh) {
             drop_entry(g, in->hash, e);
         }
         return err_nomem(err, in->key.len + in->value.len);
     }
     contribute(t, e);
+    list_touched(t, g, e);
+    return LEVEE_OK;
+}
+
+/* ---- keys that time out ---- */
+
+int64_t rt_table_due(const struct rt_table *t, uint32_t group)
+{
+    const struct rt_state_group *g = &t->groups[group];
+    uint32_t first = rt_idle_first(&g->idle);
+
+    if (first == RT_IDLE_NONE) {
+        return INT64_MAX;
+    }
+    int64_t touch_ms = g->entries[first].touch_ms;
+    return touch_ms ? touch_ms + t->idle_ms + 1 : 0;
+}
+
+struct touched {
+    int64_t touch_ms;
+    uint32_t entry;
+};
+
+static int by_touch(const void *a, const void *b)
+{
+    const struct touched *x = a, *y = b;
+
+    return x->touch_ms != y->touch_ms ? (x->touch_ms < y->touch_ms ? -1 : 1)
+                                      : (x->entry > y->entry) - (x->entry < y->entry);
+}
+
+int rt_table_loaded(struct rt_table *t, struct levee_error *err)
+{
+    struct touched *all = NULL;
+    size_t cap = 0;
+
+    for (uint32_t i = 0; t->idle_ms && i < RT_KEY_GROUPS; i++) {
+        struct rt_state_group *g = &t->groups[i];
+        size_t n = 0;
+        if (!mem_grow((void **)&all, &cap, g->count, sizeof *all)) {
+            mem_free(all);
+            return err_nomem(err, g->count * sizeof *all);
+        }
+        for (uint32_t e = rt_idle_first(&g->idle); e != RT_IDLE_NONE;
+             e = rt_idle_after(&g->idle, e)) {
+            all[n++] = (struct touched){g->entries[e].touch_ms, e};
+        }
+        if (n) {
+            qsort(all, n, sizeof *all, by_touch);
+        }
+        for (size_t k = 0; k < n; k++) {
+            rt_idle_touch(&g->idle, all[k].entry);
+        }
+    }
+    mem_free(all);
     return LEVEE_OK;
 }
 
@@ -369,7 +493,8 @@ void rt_table_size(const struct rt_table *t, uint64_t *keys_io, uint64_t *bytes_
         uint64_t slots = g->map.slots ? (uint64_t)g->map.mask + 1 : 0;
         *keys_io += g->keys;
         *bytes_io += g->cap * sizeof(struct rt_entry) + slots * sizeof(struct map_slot) +
-                     ((uint64_t)g->dirty_cap + g->spare_cap) * sizeof(uint32_t) + g->large_bytes;
+                     ((uint64_t)g->dirty_cap + g->spare_cap) * sizeof(uint32_t) + g->large_bytes +
+                     g->idle.cap * sizeof *g->idle.nodes;
     }
 }
 
@@ -383,10 +508,18 @@ bool levee_state_get(const levee_state *s, struct levee_slice *ret_value)
     return s->exists;
 }
 
+bool levee_state_timing_out(const levee_state *s)
+{
+    return s->timing_out;
+}
+
 int levee_state_set(levee_state *s, struct levee_slice value)
 {
     struct buf *large = &s->large;
 
+    if (s->timing_out) {
+        return LEVEE_ESTATE;
+    }
     /* The value may be a view of what was staged before, which is about to be overwritten. */
     if (value.len <= RT_INLINE) {
         if (value.len) {
@@ -414,6 +547,9 @@ int levee_state_set(levee_state *s, struct levee_slice value)
 
 int levee_state_set_i64(levee_state *s, int64_t value)
 {
+    if (s->timing_out) {
+        return LEVEE_ESTATE;
+    }
     put_le64(s->small, (uint64_t)value);
     s->now = slice_of(s->small, 8);
     s->exists = s->changed = true;

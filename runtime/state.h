@@ -8,6 +8,7 @@
 #define LEVEE_RT_STATE_H
 
 #include "runtime/engine.h"
+#include "runtime/idle.h"
 
 #define RT_INLINE    16u              /* bytes of a key or a value kept in the entry */
 #define RT_VALUE_MAX ((1u << 30) - 1) /* bytes of a value or a key */
@@ -33,12 +34,14 @@ struct rt_state_group {
     uint32_t count, cap;
     uint32_t *dirty, dirty_count, dirty_cap; /* in order of the first touch since the last gather */
     uint32_t *spare, spare_count, spare_cap;
+    struct rt_idle idle; /* the entries present, by touch_ms, if the table's keys time out */
     uint64_t keys;
     uint64_t large_bytes; /* of keys and values outside the entries */
 };
 struct rt_table {
     uint32_t id;
     const levee_stream *node;
+    int64_t idle_ms; /* keys time out when they were not touched for longer; 0: never */
     uint64_t digest; /* sum of the contributions */
     struct rt_state_group groups[RT_KEY_GROUPS];
 };
@@ -83,6 +86,25 @@ bool rt_table_put(struct rt_table *t, uint64_t hash, struct rt_entry *e, struct 
 struct rt_entry *rt_table_add(struct rt_table *t, uint64_t hash, struct levee_slice key,
                               struct levee_slice value, int64_t touch_ms);
 bool rt_table_remove(struct rt_table *t, uint64_t hash, struct rt_entry *e);
+/* The value stays as it is. */
+bool rt_table_touch(struct rt_table *t, uint64_t hash, struct rt_entry *e, int64_t touch_ms);
+/* The earliest batch time at which a key of the group times out, INT64_MAX: none. Keys that no
+ * batch has touched, those of an initial state, are due at any time: their time is then to begin.
+ */
+int64_t rt_table_due(const struct rt_table *t, uint32_t group);
+/* After the last load: brings the keys that time out into order. */
+int rt_table_loaded(struct rt_table *t, struct levee_error *err);
+/* The keys of a group by hash, then key: an order that does not depend on how the table came about.
+ * Without those in `skipped`, which may be NULL. Keys are copies in the arena; an entry stays where
+ * it is until one is added. NULL: no memory. */
+struct rt_keys;
+struct rt_listed {
+    uint64_t hash;
+    struct levee_slice key;
+    const struct rt_entry *entry;
+};
+struct rt_listed *rt_table_list(struct arena *arena, const struct rt_table *t, uint32_t group,
+                                const struct rt_keys *skipped, size_t *ret_n);
 /* Packs the dirty entries, group by group, and forgets that they were. */
 int rt_table_gather(struct rt_table *t, struct ckpt_slices *ret, struct levee_error *err);
 /* A stored entry; a later one of the same key replaces it, an absent value removes it. */
@@ -97,7 +119,8 @@ void rt_table_size(const struct rt_table *t, uint64_t *keys_io, uint64_t *bytes_
 struct levee_state {
     struct levee_slice now; /* what get sees */
     bool exists, changed;
-    bool failed; /* sticky: no memory for a value */
+    bool timing_out; /* nothing can be set any more */
+    bool failed;     /* sticky: no memory for a value */
     uint8_t small[RT_INLINE];
     struct buf large; /* reused from call to call */
 };

@@ -419,11 +419,44 @@ LEVEE_API levee_stream *levee_update_state_by_key_at(levee_stream *s, const char
                                                      const char *file, int line);
 #define levee_update_state_by_key(s, uid, ...)                                                     \
     levee_update_state_by_key_at(s, uid, __VA_ARGS__, LEVEE_AT)
-LEVEE_API bool levee_state_get(const levee_state *state,
-                               struct levee_slice *ret_value);               /* false: none */
+/* false: none. The view lasts until the state is changed or the call returns: emit copies of it. */
+LEVEE_API bool levee_state_get(const levee_state *state, struct levee_slice *ret_value);
 LEVEE_API int levee_state_set(levee_state *state, struct levee_slice value); /* copied */
 LEVEE_API int levee_state_set_i64(levee_state *state, int64_t value);
 LEVEE_API void levee_state_remove(levee_state *state);
+/*
+ * mapWithState. The function is called once per record, in arrival order within a key, with the
+ * state of the record's key; it may set or remove the state and emit any number of records.
+ *
+ * With a time-out, a key that has had no record for longer than timeout_ms of batch time is timed
+ * out by the first batch after that, which is run even without input: the function is called a last
+ * time, with value == NULL and levee_state_timing_out(state), and the state is gone when it has
+ * returned (or has become a dead letter). It can still be read, but not set: STATE. A record in the
+ * same batch wins over the time-out; a key of the initial state counts from the first batch.
+ * Time-outs come after the records of their key group, by last touch, then key.
+ */
+typedef int (*levee_map_state_fn)(levee_output *out, levee_state *state, struct levee_slice key,
+                                  const struct levee_slice *value, void *arg);
+struct levee_map_state_options {
+    uint32_t version;    /* of the state's format; 0: 1 */
+    uint32_t timeout_ms; /* 0: never. May change between starts: it counts from the last record */
+    /* Initial state, for keys never seen before: (key, value) pairs, copied. */
+    const struct levee_record *initial;
+    size_t initial_count;
+};
+LEVEE_API levee_stream *levee_map_with_state_at(levee_stream *s, const char *uid,
+                                                const struct levee_map_state_options *options,
+                                                levee_map_state_fn fn, void *arg, const char *file,
+                                                int line);
+#define levee_map_with_state(s, uid, ...) levee_map_with_state_at(s, uid, __VA_ARGS__, LEVEE_AT)
+/* Is this the call for a key that times out? */
+LEVEE_API bool levee_state_timing_out(const levee_state *state);
+/* The whole state of a stateful operator as one (key, state) record per key, after each batch; by
+ * key group, inside it by hash, then key. A batch is then run at every interval. Costs what the
+ * state is large. */
+LEVEE_API levee_stream *levee_state_snapshots_at(levee_stream *stateful, const char *file,
+                                                 int line);
+#define levee_state_snapshots(stateful) levee_state_snapshots_at(stateful, LEVEE_AT)
 /* Ready: state += sum of the batch's i64 values. */
 LEVEE_API int levee_update_sum_i64(levee_output *out, levee_state *state, struct levee_slice key,
                                    const struct levee_slice *values, size_t n, void *arg);

@@ -14,19 +14,14 @@ struct update_data {
     levee_update_fn fn;
     void *arg;
     bool every_key;
-    struct levee_record *initial; /* copies */
-    size_t initial_count;
+    struct rt_initial initial;
 };
 
 static void free_data(void *data)
 {
     struct update_data *d = data;
 
-    for (size_t i = 0; i < d->initial_count; i++) {
-        mem_free((void *)(uintptr_t)d->initial[i].key.data);
-        mem_free((void *)(uintptr_t)d->initial[i].value.data);
-    }
-    mem_free(d->initial);
+    rt_initial_release(&d->initial);
     mem_free(d);
 }
 
@@ -52,7 +47,7 @@ static int try_update(void *arg)
 
     st->exists = u->entry && u->entry->present;
     st->now = st->exists ? rt_entry_value(u->entry) : slice_of(NULL, 0);
-    st->changed = st->failed = false;
+    st->changed = st->failed = st->timing_out = false;
     int rc = u->d->fn(u->out, st, u->key, u->values, u->n, u->d->arg);
     u->out->failed = u->out->failed || st->failed;
     return rc;
@@ -155,7 +150,7 @@ static int update_touched(struct rt_call *c, const struct rt_groups *g, const st
 static int update_untouched(struct rt_call *c, const struct rt_groups *g, struct updating *u)
 {
     size_t n;
-    const struct rt_untouched *list = rt_list_untouched(c, g, &u->table->groups[g->group], &n);
+    const struct rt_listed *list = rt_table_list(c->out->arena, u->table, g->group, &g->keys, &n);
     int code = list ? LEVEE_OK : rt_call_nomem(c);
 
     u->values = NULL;
@@ -205,19 +200,7 @@ static bool every_batch(const levee_stream *node)
 
 static int initial(const levee_stream *node, struct rt_table *t, struct levee_error *err)
 {
-    const struct update_data *d = node->op_data;
-
-    for (size_t i = 0; i < d->initial_count; i++) {
-        struct levee_slice key = d->initial[i].key, value = d->initial[i].value;
-        uint64_t hash = hash_key(key.data, key.len);
-        struct rt_entry *e = rt_table_find(t, hash, key, rt_key_head(key));
-        bool set =
-            e ? rt_table_put(t, hash, e, value, 0) : rt_table_add(t, hash, key, value, 0) != NULL;
-        if (!set) {
-            return err_nomem(err, key.len + value.len);
-        }
-    }
-    return LEVEE_OK;
+    return rt_initial_lay(&((const struct update_data *)node->op_data)->initial, t, err);
 }
 
 static const struct rt_operator update_operator = {
@@ -231,36 +214,6 @@ static const struct rt_operator update_operator = {
 };
 
 /* ---- building ---- */
-
-static bool copy_slice(struct levee_slice from, struct levee_slice *ret)
-{
-    uint8_t *p = mem_alloc(from.len);
-
-    if (p && from.len) {
-        memcpy(p, from.data, from.len);
-    }
-    *ret = slice_of(p, p ? from.len : 0);
-    return p != NULL;
-}
-
-static bool copy_initial(struct update_data *d, const struct levee_state_options *o)
-{
-    if (o->initial_count == 0) {
-        return true;
-    }
-    d->initial = mem_zalloc(o->initial_count * sizeof *d->initial);
-    if (!d->initial) {
-        return false;
-    }
-    d->initial_count = o->initial_count;
-    for (size_t i = 0; i < o->initial_count; i++) {
-        if (!copy_slice(o->initial[i].key, &d->initial[i].key) ||
-            !copy_slice(o->initial[i].value, &d->initial[i].value)) {
-            return false;
-        }
-    }
-    return true;
-}
 
 levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
                                            const struct levee_state_options *options,
@@ -278,7 +231,7 @@ levee_stream *levee_update_state_by_key_at(levee_stream *s, const char *uid,
                              uid ? uid : "", fn ? "initial state" : "function");
     }
     struct update_data *d = mem_zalloc(sizeof *d);
-    if (!d || !copy_initial(d, o)) {
+    if (!d || !rt_initial_copy(&d->initial, o->initial, o->initial_count)) {
         if (d) {
             free_data(d);
         }

@@ -166,6 +166,7 @@ static int fold_window(struct rt_call *c, const struct rt_groups *g, struct rt_t
 static const struct rt_operator window_operator = {.name = "window",
                                                    .by_partition = true,
                                                    .fold = fold_window,
+                                                   .keeps = true,
                                                    .every_batch = rt_window_every_batch,
                                                    .free_data = rt_free_data,
                                                    .stateful = true};
@@ -272,6 +273,7 @@ static int fold_groups(struct rt_call *c, const struct rt_groups *g, struct rt_t
 
 static const struct rt_operator group_operator = {.name = "group_by_key_and_window",
                                                   .fold = fold_groups,
+                                                  .keeps = true,
                                                   .every_batch = rt_window_every_batch,
                                                   .free_data = rt_free_data,
                                                   .stateful = true};

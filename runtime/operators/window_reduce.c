@@ -257,8 +257,8 @@ static int fold_key(struct folding *f)
 static int fold_untouched(struct folding *f)
 {
     size_t n = 0;
-    const struct rt_untouched *list =
-        rt_list_untouched(f->c, f->g, &f->table->groups[f->g->group], &n);
+    const struct rt_listed *list =
+        rt_table_list(f->c->out->arena, f->table, f->g->group, &f->g->keys, &n);
     int code = list ? LEVEE_OK : rt_call_nomem(f->c);
 
     f->came = NULL;
@@ -299,6 +299,7 @@ static const struct levee_reducer *combine(const levee_stream *node)
 static const struct rt_operator by_key_operator = {.name = "reduce_by_key_and_window",
                                                    .combine = combine,
                                                    .fold = fold,
+                                                   .keeps = true,
                                                    .every_batch = rt_window_every_batch,
                                                    .free_data = rt_free_data,
                                                    .stateful = true};
@@ -306,6 +307,7 @@ static const struct rt_operator to_one_operator = {.name = "reduce_by_window",
                                                    .to_one = true,
                                                    .combine = combine,
                                                    .fold = fold,
+                                                   .keeps = true,
                                                    .every_batch = rt_window_every_batch,
                                                    .free_data = rt_free_data,
                                                    .stateful = true};

@@ -196,6 +196,29 @@ static inline const struct rt_dataset *bed_output(const struct bed *b, size_t si
     return &b->compute.outputs[sink];
 }
 
+/* Loads what one engine has gathered since the last time into another; NULL: only gathers. */
+static inline void bed_copy_delta(struct bed *from, struct bed *to)
+{
+    struct ckpt_slices *s;
+    size_t n;
+
+    MUST(rt_engine_gather(from->engine, &s, &n, NULL) == LEVEE_OK);
+    for (size_t t = 0; t < n && to; t++) {
+        MUST(t == 0 || s[t - 1].table < s[t].table);
+        for (size_t m = 0; m < s[t].mark_count; m++) {
+            struct ckpt_slice_cursor c;
+            struct ckpt_entry e;
+            struct ckpt_slice_mark mark = s[t].marks[m];
+            MUST(ckpt_slice_open(slice_of(s[t].bytes.data + mark.offset, mark.len), s[t].table,
+                                 (uint32_t)m, &c, NULL) == LEVEE_OK);
+            while (ckpt_slice_next(&c, &e)) {
+                MUST(rt_engine_load(to->engine, s[t].table, &e, NULL) == LEVEE_OK);
+            }
+        }
+    }
+    rt_engine_free_slices(s, n);
+}
+
 /* "key=value key=value|…" with one | between partitions; values of 8 bytes as numbers. */
 static inline char *bed_show(const struct bed *b, size_t sink, char *buf, size_t size)
 {

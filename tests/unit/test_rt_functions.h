@@ -59,7 +59,7 @@ static inline int fn_twice(levee_output *out, const struct levee_record *in, siz
 {
     (void)arg;
     for (size_t i = 0; i < 2 * n; i++) {
-        if (levee_emit_copy(out, in[i / 2].key, in[i / 2].value)) {
+        if (levee_emit_record(out, &in[i / 2])) {
             return -5;
         }
     }
@@ -195,6 +195,34 @@ static inline int fn_log(levee_output *out, levee_state *state, struct levee_sli
     }
     MUST(levee_batch_time(out) == 1000 * (int64_t)levee_batch_id(out));
     return levee_state_set(state, slice_of(text, len));
+}
+
+/* map_with_state, of times that are multiples of 1000: state = 3 × old + length of the value,
+ * modulo 1009; emitted once, and twice if it is even. Values of 2 modulo 5 bytes leave the state
+ * alone, those of 3 remove it. A key that times out emits its state, negated. */
+static inline int fn_visit(levee_output *out, levee_state *state, struct levee_slice key,
+                           const struct levee_slice *value, void *arg)
+{
+    struct levee_slice old;
+    int64_t v = levee_state_get(state, &old) ? levee_i64(old) : 1;
+
+    (void)arg;
+    MUST(levee_state_timing_out(state) == (value == NULL));
+    if (!value) {
+        MUST(levee_state_set_i64(state, 1) == LEVEE_ESTATE);
+        MUST(levee_state_set(state, key) == LEVEE_ESTATE);
+        return levee_emit_i64(out, key, -v);
+    }
+    if (value->len % 5 == 2) {
+        return 0;
+    }
+    v = (3 * v + (int64_t)value->len) % 1009;
+    if (value->len % 5 == 3) {
+        levee_state_remove(state);
+    } else if (levee_state_set_i64(state, v)) {
+        return -1;
+    }
+    return levee_emit_i64(out, key, v) || (v % 2 == 0 && levee_emit_i64(out, key, v + 1)) ? -1 : 0;
 }
 
 #endif

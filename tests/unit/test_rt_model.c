@@ -89,6 +89,13 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
         return levee_update_state_by_key(a, uid, &every, fn_tally, NULL);
     case OP_STATE_LOG:
         return levee_update_state_by_key(a, uid, NULL, fn_log, NULL);
+    case OP_VISIT:
+        return levee_map_with_state(a, uid, NULL, fn_visit, NULL);
+    case OP_VISIT_TIMED:
+        return levee_map_with_state(a, uid, &(struct levee_map_state_options){.timeout_ms = 1000},
+                                    fn_visit, NULL);
+    case OP_SNAPSHOTS:
+        return levee_state_snapshots(a);
     case OP_END:
         break;
     }
@@ -113,6 +120,11 @@ static uint64_t below(uint64_t *rng, uint64_t n)
     return rng_next(rng) % n;
 }
 
+static bool has_state(const struct plan *p, uint32_t node)
+{
+    return node >= 2 && p->ops[node] >= OP_STATE_SUM && p->ops[node] < OP_SNAPSHOTS;
+}
+
 static void make_plan(struct plan *p, uint64_t *rng)
 {
     p->count = 4 + (uint32_t)below(rng, NODES - 4);
@@ -127,7 +139,7 @@ static void make_plan(struct plan *p, uint64_t *rng)
             p->keyed[i] = keyed[below(rng, ARRAY_LEN(keyed))];
             p->partitions[i] = partitions_of(p->ops[i], p->partitions[p->a[i]],
                                              p->partitions[p->b[i]], p->keyed[i]);
-        } while (p->partitions[i] > 40);
+        } while (p->partitions[i] > 40 || (p->ops[i] == OP_SNAPSHOTS && !has_state(p, p->a[i])));
     }
 }
 
@@ -141,7 +153,8 @@ static void build_plan(const struct plan *p, struct bed *b)
         (void)snprintf(uid, sizeof uid, "node%u", i);
         nodes[i] = i < 2 ? bed_source(b, p->partitions[i])
                          : build(p->ops[i], nodes[p->a[i]], nodes[p->b[i]], uid);
-        if (i >= 2 && p->ops[i] > OP_PLACED && !is_to_one(p->ops[i]) && p->keyed[i] != 8) {
+        if (i >= 2 && p->ops[i] > OP_PLACED && !is_to_one(p->ops[i]) &&
+            (p->keyed[i] != 8 || p->ops[i] == OP_SNAPSHOTS)) {
             nodes[i] = levee_partitions(nodes[i], p->keyed[i]);
         }
         if (!nodes[i]) {
@@ -294,7 +307,9 @@ static uint64_t run_seed(uint64_t seed, uint32_t workers, uint64_t schedule)
         MUST(bed_run(&b) == LEVEE_OK);
         for (uint32_t i = 0; i < p.count; i++) {
             if (i >= 2) {
-                model(p.ops[i], &sets[p.a[i]], &sets[p.b[i]], p.keyed[i], memories[i], &sets[i]);
+                struct memory *m = memories[p.ops[i] == OP_SNAPSHOTS ? p.a[i] : i];
+                m->now = (int64_t)batch * 1000;
+                model(p.ops[i], &sets[p.a[i]], &sets[p.b[i]], p.keyed[i], m, &sets[i]);
             }
             (void)snprintf(who, sizeof who, "seed %llu, batch %llu, node %u, operation %d",
                            (unsigned long long)seed, (unsigned long long)batch, i, (int)p.ops[i]);
@@ -302,7 +317,7 @@ static uint64_t run_seed(uint64_t seed, uint32_t workers, uint64_t schedule)
             print = hash64(&b.compute.digests[i], 8, print);
             MUST((b.compute.digests[i] == 0) == (b.compute.output_records[i] == 0));
             (void)snprintf(uid, sizeof uid, "node%u", i);
-            if (i >= 2 && p.ops[i] >= OP_STATE_SUM) {
+            if (has_state(&p, i)) {
                 compare_state(&b, uid, memories[i]);
             }
         }

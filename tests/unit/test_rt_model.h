@@ -94,7 +94,7 @@ enum op {
     OP_ODD,         /* filter on the key's hash */
     OP_LENGTH,      /* map_values: the value's length as a number */
     OP_SEVEN,       /* map_to_i64 */
-    OP_TWICE,       /* flat_map_many: every record twice, copied */
+    OP_TWICE,       /* flat_map_many: every record twice */
     OP_SOME_VALUES, /* flat_map_values */
     OP_CENSUS,      /* map_partitions: first key, number of records */
     OP_FIRST_THREE, /* map_partitions */
@@ -122,6 +122,9 @@ enum op {
     OP_STATE_TALLY,
     OP_STATE_TALLY_EVERY,
     OP_STATE_LOG,
+    OP_VISIT,       /* map_with_state */
+    OP_VISIT_TIMED, /* with a time-out of one batch */
+    OP_SNAPSHOTS,   /* of one of those before */
     OP_END
 };
 
@@ -157,7 +160,6 @@ static inline void model_narrow(enum op op, const struct set *a, struct set *to)
             } else if (op == OP_SEVEN) {
                 add(to, p, (struct rec){r.key, number(7), r.time});
             } else if (op == OP_TWICE) {
-                /* A vector's copies have the time of its first record, which tests keep equal. */
                 add(to, p, r);
                 add(to, p, r);
             }
@@ -327,6 +329,7 @@ static inline struct bytes sequence(const struct keyed *k)
 struct memory { /* a stateful node's state */
     struct bytes keys[4096], values[4096];
     bool there[4096];
+    int64_t touched[4096], now;
     size_t n;
 };
 
@@ -362,6 +365,7 @@ static inline void remember(struct memory *m, size_t k, struct bytes value)
     free((void *)(uintptr_t)m->values[k].data);
     m->values[k] = (struct bytes){copy, value.len};
     m->there[k] = true;
+    m->touched[k] = m->now;
 }
 
 static inline void forget(struct memory *m)
@@ -430,6 +434,91 @@ static inline size_t untouched(struct memory *m, uint32_t group, const struct ke
     sorting = m;
     qsort(ret, count, sizeof *ret, by_hash);
     return count;
+}
+
+static inline int64_t visited(struct memory *m, size_t k, struct bytes value)
+{
+    int64_t v = m->there[k] ? number_of(m->values[k]) : 1;
+
+    if (value.len % 5 == 2) {
+        m->touched[k] = m->now;
+        return -1;
+    }
+    v = (3 * v + (int64_t)value.len) % 1009;
+    if (value.len % 5 == 3) {
+        m->there[k] = false;
+    } else {
+        struct bytes le = number(v);
+        remember(m, k, le);
+    }
+    return v;
+}
+
+static struct memory *timing;
+static inline int by_touch(const void *a, const void *b)
+{
+    size_t i = *(const size_t *)a, k = *(const size_t *)b;
+    struct bytes x = timing->keys[i], y = timing->keys[k];
+    size_t shorter = x.len < y.len ? x.len : y.len;
+
+    if (timing->touched[i] != timing->touched[k]) {
+        return timing->touched[i] < timing->touched[k] ? -1 : 1;
+    }
+    int c = shorter ? memcmp(x.data, y.data, shorter) : 0;
+    return c ? c : (x.len > y.len) - (x.len < y.len);
+}
+
+static inline void model_timeouts(struct memory *m, uint32_t group_, uint32_t p, struct set *to)
+{
+    static size_t due[4096];
+    size_t n = 0;
+
+    for (size_t k = 0; k < m->n; k++) {
+        if (m->there[k] && group_of(m->keys[k]) == group_ && m->now - m->touched[k] > 1000) {
+            due[n++] = k;
+        }
+    }
+    timing = m;
+    qsort(due, n, sizeof *due, by_touch);
+    for (size_t i = 0; i < n; i++) {
+        struct bytes key = m->keys[due[i]];
+        add(to, p,
+            (struct rec){bytes_of(key.data, key.len), number(-number_of(m->values[due[i]])), 0});
+        m->there[due[i]] = false;
+    }
+}
+
+/* Values and times of a key: the records are looked for again, in order. */
+static inline void model_visit_key(const struct set *a, struct memory *m, struct bytes key,
+                                   uint32_t p, struct set *to)
+{
+    size_t k = place_of(m, key);
+
+    for (uint32_t q = 0; q < a->partitions; q++) {
+        for (size_t i = 0; i < a->count[q]; i++) {
+            const struct rec *r = &a->items[q][i];
+            if (!same(r->key, key)) {
+                continue;
+            }
+            int64_t v = visited(m, k, r->value);
+            for (int64_t e = v; v >= 0 && e <= v + (v % 2 == 0); e++) {
+                add(to, p, (struct rec){key, number(e), r->time});
+            }
+        }
+    }
+}
+
+static inline void model_snapshot(const struct memory *of, uint32_t group_, uint32_t p,
+                                  struct set *to)
+{
+    static size_t all[4096];
+    struct memory *m = (struct memory *)(uintptr_t)of;
+    size_t n = untouched(m, group_, NULL, 0, all);
+
+    for (size_t i = 0; i < n; i++) {
+        struct bytes k = m->keys[all[i]], v = m->values[all[i]];
+        add(to, p, (struct rec){bytes_of(k.data, k.len), bytes_of(v.data, v.len), 0});
+    }
 }
 
 static inline void model_state(enum op op, struct memory *m, uint32_t group_, uint32_t p,
@@ -502,6 +591,21 @@ static inline void model_keyed(enum op op, const struct set *a, struct memory *m
     }
     for (uint32_t g = 0; g < 128; g++) {
         uint32_t p = g * to->partitions / 128;
+        if (op == OP_SNAPSHOTS) {
+            model_snapshot(m, g, p, to);
+            continue;
+        }
+        if (op == OP_VISIT || op == OP_VISIT_TIMED) {
+            for (size_t i = 0; i < n; i++) {
+                if (group_of(keys[i].key) == g) {
+                    model_visit_key(a, m, keys[i].key, p, to);
+                }
+            }
+            if (op == OP_VISIT_TIMED) {
+                model_timeouts(m, g, p, to);
+            }
+            continue;
+        }
         if (op >= OP_STATE_SUM) {
             model_state(op, m, g, p, keys, n, to);
             continue;

@@ -13,7 +13,7 @@ START_TEST(count_of_an_empty_batch_is_one_record_0)
     size_t count = bed_sink(&b, levee_count(s)),
            total = bed_sink(&b, levee_reduce(s, &levee_sum_i64));
     MUST(bed_open(&b) == LEVEE_OK);
-    ck_assert(!rt_engine_wants_empty_batch(b.engine));
+    ck_assert(!rt_engine_wants_empty_batch(b.engine, 1000));
     MUST(bed_run(&b) == LEVEE_OK);
     ck_assert_str_eq(bed_show(&b, count, shown, sizeof shown), "=0");
     ck_assert_uint_eq(b.compute.output_records[total], 0);
@@ -209,7 +209,7 @@ START_TEST(every_key_is_called_each_batch_until_it_is_removed)
     size_t out = bed_sink(
         &b, levee_update_state_by_key(bed_source(&b, 1), "s", &o, drop_after_two_idle, NULL));
     MUST(bed_open(&b) == LEVEE_OK);
-    ck_assert(!rt_engine_wants_empty_batch(b.engine)); /* no key yet */
+    ck_assert(!rt_engine_wants_empty_batch(b.engine, 1000)); /* no key yet */
     for (size_t batch = 0; batch < ARRAY_LEN(expected); batch++) {
         if (batch == 0 || batch == 4) {
             bed_feed(&b, 0, 0, &a, 1);
@@ -219,7 +219,7 @@ START_TEST(every_key_is_called_each_batch_until_it_is_removed)
         MUST(bed_run(&b) == LEVEE_OK);
         ck_assert_uint_eq(b.compute.output_records[out], expected[batch]);
         bed_end_batch(&b);
-        ck_assert(rt_engine_wants_empty_batch(b.engine) == (expected[batch] > 0));
+        ck_assert(rt_engine_wants_empty_batch(b.engine, INT64_MIN) == (expected[batch] > 0));
     }
     bed_release(&b);
 }

@@ -1,12 +1,13 @@
 /*
  * case_runner FILE...: runs the cases of the files, each straight, killed and recovered after every
  * batch, with 1 and with 3 workers; those that ask for it also stopped at a batch, or killed at
- * random. Prints `id ok` or `id FAIL: …` and at last `N passed, N failed`. Exit code 1 if any failed.
+ * random. Prints `id ok` or `id FAIL: …` and at last `N passed, N failed`. Exit code 1 if any
+ * failed.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/case_runner/case.h"
+#include "tests/cases/runner/case.h"
 
 static char *read_file(const char *path, size_t *ret_len)
 {
@@ -60,8 +61,8 @@ static bool run_all(const struct the_case *c)
         v[n++] = (struct variant){
             .name = "killed after every batch", .workers = workers[w], .kill_each = true};
         if (restart_at) {
-            v[n++] = (struct variant){
-                .name = "killed", .workers = workers[w], .kill_after = restart_at};
+            v[n++] =
+                (struct variant){.name = "killed", .workers = workers[w], .kill_after = restart_at};
             v[n++] = (struct variant){
                 .name = "stopped", .workers = workers[w], .stop_after = restart_at};
         }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/case_runner/case.h"
+#include "tests/cases/runner/case.h"
 
 #define KILLS_PER_BATCH 2
 #define KILL_STEPS      220 /* a batch with its checkpoint makes about so many steps */
@@ -168,8 +168,8 @@ static int setup(levee_context *ctx, void *arg, struct levee_error *err)
     if (field(r->c->json, "expected_partitions")) {
         levee_foreach_batch(r->built.output, "partitions", see_partitions, r);
     }
-    if (r->built.stateful && (field(r->c->json, "expected_state") ||
-                              field(r->c->json, "expected_overall"))) {
+    if (r->built.stateful &&
+        (field(r->c->json, "expected_state") || field(r->c->json, "expected_overall"))) {
         levee_sink(levee_state_snapshots(r->built.stateful), "states", &catch_ops, &r->states);
     }
     return levee_context_status(ctx, err);
@@ -451,8 +451,8 @@ static bool check(struct run *r, int until)
         return false;
     }
     if (field(j, "expected_state") && r->built.stateful &&
-        !check_list(r, "state after batch", &r->states, field(j, "expected_state"), 1, until,
-                    false, false)) {
+        !check_list(r, "state after batch", &r->states, field(j, "expected_state"), 1, until, false,
+                    false)) {
         return false;
     }
     if (field(j, "expected_overall") && !check_overall(r, field(j, "expected_overall"))) {

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/case_runner/case.h"
+#include "tests/cases/runner/case.h"
 
 #define UNKNOWN (-77)
 

@@ -1,7 +1,7 @@
 /* A case's graph, built through the public API alone. */
 #include <string.h>
 
-#include "tests/case_runner/case.h"
+#include "tests/cases/runner/case.h"
 
 #define NAMED_MAX 64
 
@@ -183,8 +183,7 @@ static size_t initial_state(const struct the_case *c, struct levee_record *ret, 
 static levee_stream *update_state(const struct building *g, levee_stream *s)
 {
     struct levee_record initial[256];
-    struct named *f =
-        named(g->c, g->base_ms, text_field(g->c->parameters, "update"), NULL);
+    struct named *f = named(g->c, g->base_ms, text_field(g->c->parameters, "update"), NULL);
     struct levee_state_options o = {.every_key = true, .initial = initial};
 
     o.initial_count = initial_state(g->c, initial, 256);
@@ -197,8 +196,8 @@ static levee_stream *map_state(const struct building *g, levee_stream *s)
     struct levee_record initial[256];
     const char *observe = text_field(g->c->parameters, "observe");
     int timeout = int_field(g->c->parameters, "timeout", 0);
-    struct levee_map_state_options o = {
-        .timeout_ms = (uint32_t)(timeout * g->c->batch_ms), .initial = initial};
+    struct levee_map_state_options o = {.timeout_ms = (uint32_t)(timeout * g->c->batch_ms),
+                                        .initial = initial};
 
     o.initial_count = initial_state(g->c, initial, 256);
     g->b->stateful = with_partitions(
@@ -214,8 +213,7 @@ static struct levee_window window_of(const struct building *g)
     const cJSON *p = g->c->parameters;
     int length = int_field(p, "window", 1), partitions = int_field(p, "partitions_out", 0);
     struct levee_window w = {.length_ms = (uint32_t)(length * g->c->batch_ms),
-                             .slide_ms =
-                                 (uint32_t)(int_field(p, "slide", 1) * g->c->batch_ms),
+                             .slide_ms = (uint32_t)(int_field(p, "slide", 1) * g->c->batch_ms),
                              .inverse = text_field(p, "inverse") != NULL,
                              .partitions = (uint32_t)partitions};
 
@@ -320,8 +318,7 @@ static levee_stream *narrow(const struct building *g, levee_stream *s)
         r = s;
     } else { /* the simple steps */
         cJSON_AddStringToObject(as_step, "op", op);
-        cJSON_AddItemReferenceToObject(as_step, "f",
-                                       cJSON_GetObjectItem(g->c->parameters, "f"));
+        cJSON_AddItemReferenceToObject(as_step, "f", cJSON_GetObjectItem(g->c->parameters, "f"));
         cJSON_AddItemReferenceToObject(as_step, "arg",
                                        cJSON_GetObjectItem(g->c->parameters, "arg"));
         struct named *f = fn(g, g->c->parameters);
@@ -330,8 +327,8 @@ static levee_stream *narrow(const struct building *g, levee_stream *s)
             : strcmp(op, "filter") == 0        ? levee_filter(s, fn_filter, f)
             : strcmp(op, "mapValues") == 0     ? levee_map_values(s, fn_map_values, f)
             : strcmp(op, "flatMapValues") == 0 ? levee_flat_map_values(s, fn_flat_map_values, f)
-            : strcmp(op, "count") == 0 ? levee_map(levee_count(s), fn_i64_to_json, NULL)
-                                       : NULL;
+            : strcmp(op, "count") == 0         ? levee_map(levee_count(s), fn_i64_to_json, NULL)
+                                               : NULL;
     }
     cJSON_Delete(as_step);
     return r;

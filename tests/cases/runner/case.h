@@ -36,9 +36,9 @@ struct the_case {
 struct variant {
     const char *name;
     uint32_t workers;
-    bool kill_each;   /* process death after every batch */
-    int kill_after;   /* process death after this batch; 0: not */
-    int stop_after;   /* an orderly stop after it, 0: not */
+    bool kill_each;        /* process death after every batch */
+    int kill_after;        /* process death after this batch; 0: not */
+    int stop_after;        /* an orderly stop after it, 0: not */
     uint64_t random_kills; /* seed of process deaths at random steps; 0: none */
 };
 
@@ -51,9 +51,10 @@ bool is_pair(const cJSON *v);
 struct levee_slice json_slice(levee_output *out, const cJSON *v);
 int emit_json(levee_output *out, const cJSON *v);
 int emit_pair(levee_output *out, struct levee_slice key, const cJSON *value);
-cJSON *json_of(struct levee_slice s);         /* null for an absent one */
+cJSON *json_of(struct levee_slice s);            /* null for an absent one */
 cJSON *element_of(const struct levee_record *r); /* a pair or a value */
-/* Equal; ordered or as multisets; values_any: in [key, [values]] the values' order does not count. */
+/* Equal; ordered or as multisets; values_any: in [key, [values]] the values' order does not count.
+ */
 bool same_records(const cJSON *a, const cJSON *b, bool ordered, bool values_any);
 
 /* ---- functions.c ---- */

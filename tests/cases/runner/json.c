@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/case_runner/case.h"
+#include "tests/cases/runner/case.h"
 
 const cJSON *field(const cJSON *object, const char *name)
 {
