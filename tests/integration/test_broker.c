@@ -1,25 +1,18 @@
 /*
- * The broker that other tests lean on (tests/support/broker.h): it is a real one, its readers see
- * what was committed and nothing else, it comes back with the same data on the same ports after a
- * SIGKILL (process death), and nothing of it outlives a stop or the process that it belongs to.
+ * The broker that other tests lean on (tests/support/broker.h): its readers see what was committed
+ * and nothing else, topics and groups come and go, and after a SIGKILL (process death) it comes
+ * back with the same data on the same ports.
  *
- * One broker of each version, started together, is shared by the tests that leave it running; each
- * test has topics of its own.
+ * One broker of each version, started together, is shared by all tests; each has topics of its own.
  */
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "tests/support/broker.h"
 
 #define LEN(array)     (sizeof(array) / sizeof *(array))
 #define MESSAGE_MAX    20000
-#define FOREVER_MS     60000
 #define GONE_OFFSET    (-1001) /* RD_KAFKA_OFFSET_INVALID: nothing committed */
 #define OFFSETS_MAX    2000
 #define PARTITIONS_MAX 4
@@ -44,18 +37,6 @@ static void stop_shared(void)
     for (size_t i = 0; i < LEN(versions); i++) {
         (void)broker_stop(&shared[i]);
     }
-}
-
-/* Whether a broker runs; skips the test when this machine cannot have one, fails it when it could
- * have. */
-static bool there_is(const struct broker *b)
-{
-    if (b->failure.code == BROKER_ABSENT) {
-        suite_skip(b->failure.what);
-        return false;
-    }
-    ck_assert_msg(b->failure.code == BROKER_OK, "%s", b->failure.what);
-    return true;
 }
 
 /* ---- a model of a topic: what was sent, in order ---- */
@@ -126,7 +107,7 @@ START_TEST(readers_see_what_was_committed)
         {2, 421, 5, &leave},   /* nothing is behind this one */
     };
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     BROKER_MUST(b, broker_topic_create(b, "committed", 4, 0, NULL));
@@ -145,7 +126,7 @@ START_TEST(an_open_transaction_holds_readers_back)
     static const struct sent sent[] = {{0, 1, 3, &commit}, {0, 4, 3, &other}, {0, 7, 3, &commit}};
     struct broker_log log;
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     BROKER_MUST(b, broker_topic_create(b, "held", 1, 0, NULL));
@@ -175,35 +156,43 @@ static size_t offsets_of(struct broker *b, const char *topic, int64_t *ret)
     return n;
 }
 
+/* Both at once: what takes time is that a controller takes a node in only when the session of its
+ * earlier life is over. */
 START_TEST(a_killed_broker_comes_back_as_it_was)
 {
-    struct broker *b = &shared[_i];
     static const struct sent sent[] = {
         {0, 1, 500, &commit}, {1, 501, 500, &commit},  {0, 1001, 100, &abort_it},
         {1, 1101, 100, NULL}, {1, 1201, 100, &leave}, /* the kill */
         {1, 1301, 100, NULL}, {0, 1401, 100, &commit},
     };
-    static int64_t before[OFFSETS_MAX], after[OFFSETS_MAX];
-    char address[sizeof b->address];
+    static int64_t before[LEN(versions)][OFFSETS_MAX], after[OFFSETS_MAX];
+    char address[LEN(versions)][sizeof shared->address];
+    size_t n[LEN(versions)];
 
-    if (!there_is(b)) {
-        return;
+    for (size_t i = 0; i < LEN(versions); i++) {
+        struct broker *b = &shared[i];
+        if (!broker_usable(b)) {
+            return;
+        }
+        BROKER_MUST(b, broker_topic_create(b, "killed", 2, 0, NULL));
+        send_all(b, "killed", sent, 5);
+        must_show(b, "killed", sent, 5);
+        n[i] = offsets_of(b, "killed", before[i]);
+        memcpy(address[i], broker_address(b), sizeof address[i]);
+
+        BROKER_MUST(b, broker_kill(b, SIGKILL, BROKER_ALL));
+        ck_assert_int_eq(broker_kill(b, SIGKILL, 1), BROKER_SCRIPT); /* there is nobody to kill */
+        BROKER_MUST(b, broker_relaunch(b, BROKER_ALL, NULL));
     }
-    BROKER_MUST(b, broker_topic_create(b, "killed", 2, 0, NULL));
-    send_all(b, "killed", sent, 5);
-    must_show(b, "killed", sent, 5);
-    size_t n = offsets_of(b, "killed", before);
-    memcpy(address, broker_address(b), sizeof address);
-
-    BROKER_MUST(b, broker_kill(b, SIGKILL, BROKER_ALL));
-    ck_assert_int_eq(broker_kill(b, SIGKILL, 1), BROKER_SCRIPT); /* there is nobody to kill */
-    BROKER_MUST(b, broker_restart(b, BROKER_ALL, NULL));
-
-    ck_assert_str_eq(address, broker_address(b));
-    ck_assert_uint_eq(n, offsets_of(b, "killed", after));
-    ck_assert_mem_eq(before, after, n * sizeof *before);
-    send_all(b, "killed", sent + 5, 2);
-    must_show(b, "killed", sent, LEN(sent));
+    for (size_t i = 0; i < LEN(versions); i++) {
+        struct broker *b = &shared[i];
+        BROKER_MUST(b, broker_await(b));
+        ck_assert_str_eq(address[i], broker_address(b));
+        ck_assert_uint_eq(n[i], offsets_of(b, "killed", after));
+        ck_assert_mem_eq(before[i], after, n[i] * sizeof *after);
+        send_all(b, "killed", sent + 5, 2);
+        must_show(b, "killed", sent, LEN(sent));
+    }
 }
 END_TEST
 
@@ -214,7 +203,7 @@ START_TEST(a_stopped_broker_does_not_answer)
     static const struct broker_how how = {.properties = impatient};
     static const struct sent sent[] = {{0, 1, 10, NULL}, {0, 11, 10, NULL}};
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     BROKER_MUST(b, broker_topic_create(b, "stopped", 1, 0, NULL));
@@ -244,7 +233,7 @@ START_TEST(topics_are_made_grown_trimmed_and_deleted)
     static const struct sent sent[] = {{0, 1, 10, NULL}, {2, 11, 10, NULL}};
     struct broker_log log;
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     ck_assert_int_eq(broker_topic_create(b, "bad", 1, 0, nonsense), BROKER_KAFKA);
@@ -296,7 +285,7 @@ START_TEST(a_deleted_group_has_no_offsets)
 {
     struct broker *b = &shared[_i];
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     BROKER_MUST(b, broker_topic_create(b, "grouped", 1, 0, NULL));
@@ -332,7 +321,7 @@ START_TEST(every_part_of_a_record_arrives)
     size_t size;
     struct broker_log log;
 
-    if (!there_is(b)) {
+    if (!broker_usable(b)) {
         return;
     }
     BROKER_MUST(b, broker_topic_create(b, "parts", 1, 0, NULL));
@@ -361,188 +350,20 @@ START_TEST(every_part_of_a_record_arrives)
 }
 END_TEST
 
-/* ---- nodes ---- */
-
-START_TEST(another_node_leads_when_the_leader_is_killed)
-{
-    static struct broker b;
-    static const struct sent sent[] = {{0, 1, 50, &commit}, {0, 51, 50, &commit}};
-    unsigned leader, next;
-
-    (void)broker_start(&b, "4.1", 3, NULL);
-    if (!there_is(&b)) {
-        return;
-    }
-    BROKER_MUST(&b, broker_topic_create(&b, "led", 1, 0, NULL));
-    send_all(&b, "led", sent, 1);
-    BROKER_MUST(&b, broker_topic_leader(&b, "led", 0, &leader));
-    ck_assert_uint_ge(leader, 1);
-    ck_assert_uint_le(leader, 3);
-    BROKER_MUST(&b, broker_kill(&b, SIGKILL, leader));
-    send_all(&b, "led", sent + 1, 1);
-    BROKER_MUST(&b, broker_topic_leader(&b, "led", 0, &next));
-    ck_assert_uint_ne(next, leader);
-    must_show(&b, "led", sent, 2);
-    BROKER_MUST(&b, broker_restart(&b, leader, NULL));
-    must_show(&b, "led", sent, 2);
-    BROKER_MUST(&b, broker_stop(&b));
-}
-END_TEST
-
-/* ---- nothing is left ---- */
-
-/* A pipe whose one end every process inherits that is started from here on: it says end of file
- * when the last of them has ended, whoever it was, and not before. */
-static int lifeline[2];
-
-static bool all_ended(int wait_ms)
-{
-    struct pollfd fd = {.fd = lifeline[0], .events = POLLIN};
-
-    return poll(&fd, 1, wait_ms) == 1 && (fd.revents & POLLHUP);
-}
-
-START_TEST(no_process_and_no_file_outlives_a_stop)
-{
-    struct broker b;
-    struct stat st;
-    char directory[sizeof b.directory];
-
-    ck_assert_int_eq(pipe(lifeline), 0);
-    (void)broker_start(&b, versions[_i], 1, NULL);
-    close(lifeline[1]);
-    if (!there_is(&b)) {
-        return;
-    }
-    ck_assert(!all_ended(0));
-    memcpy(directory, b.directory, sizeof directory);
-    ck_assert_int_eq(stat(directory, &st), 0);
-    BROKER_MUST(&b, broker_kill(&b, SIGSTOP, BROKER_ALL)); /* one that hears nothing ends, too */
-    BROKER_MUST(&b, broker_stop(&b));
-    ck_assert(all_ended(0));
-    ck_assert_int_ne(stat(directory, &st), 0);
-    BROKER_MUST(&b, broker_stop(&b));
-}
-END_TEST
-
-START_TEST(a_broker_ends_with_its_process)
-{
-    int result[2];
-    struct broker b;
-
-    ck_assert_int_eq(pipe(lifeline), 0);
-    ck_assert_int_eq(pipe(result), 0);
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
-        (void)broker_start(&b, versions[_i], 1, NULL);
-        (void)!write(result[1], &b, sizeof b);
-        for (;;) {
-            (void)pause();
-        }
-    }
-    close(lifeline[1]);
-    ck_assert_int_eq(read(result[0], &b, sizeof b), sizeof b);
-    if (there_is(&b)) {
-        ck_assert(!all_ended(0));
-    }
-    ck_assert_int_eq(kill(pid, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
-    ck_assert(all_ended(FOREVER_MS));
-    BROKER_MUST(&b, broker_stop(&b)); /* its files */
-}
-END_TEST
-
-/* ---- failures ---- */
-
-START_TEST(a_property_that_kafka_refuses_is_a_failure)
-{
-    struct broker b;
-    static const char *const wrong[] = {"log.retention.ms=soon", NULL};
-
-    if (!there_is(&shared[_i])) {
-        return;
-    }
-    ck_assert_int_eq(broker_start(&b, versions[_i], 1, wrong), BROKER_SCRIPT);
-    ck_assert_msg(strstr(b.failure.what, "Invalid value soon for configuration log.retention.ms"),
-                  "%s", b.failure.what);
-    BROKER_MUST(&b, broker_stop(&b));
-}
-END_TEST
-
-/* A folder of links to what the script needs before it needs Java: a machine without that. */
-static void make_poor_path(const char *folder)
-{
-    static const char *const tools[] = {"bash",  "env",  "cat",   "cmp", "cut", "date", "dirname",
-                                        "flock", "head", "mkdir", "rm",  "sed", "tail", "timeout"};
-
-    ck_assert_int_eq(mkdir(folder, 0700), 0);
-    for (size_t i = 0; i < LEN(tools); i++) {
-        char from[64], to[600];
-        (void)snprintf(from, sizeof from, "/usr/bin/%s", tools[i]);
-        (void)snprintf(to, sizeof to, "%s/%s", folder, tools[i]);
-        ck_assert_int_eq(symlink(from, to), 0);
-    }
-}
-
-START_TEST(a_machine_without_java_has_no_broker)
-{
-    char folder[512], cache[560], path[560];
-    const char *tmp = getenv("TMPDIR");
-    struct broker b[2];
-
-    (void)snprintf(folder, sizeof folder, "%s/poor-XXXXXX", tmp ? tmp : "/tmp");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    (void)snprintf(cache, sizeof cache, "%s/cache", folder);
-    (void)snprintf(path, sizeof path, "%s/bin", folder);
-    make_poor_path(path);
-    const char *was = getenv("PATH");
-    ck_assert_ptr_nonnull(was);
-    char *old = strdup(was); /* setenv may take it away */
-    ck_assert_int_eq(setenv("PATH", path, 1), 0);
-    ck_assert_int_eq(setenv("LEVEE_KAFKA_CACHE", cache, 1), 0);
-    (void)broker_start(&b[0], "4.1", 1, NULL);
-    (void)broker_start(&b[1], "4.1", 1, NULL); /* now it is remembered */
-    ck_assert_int_eq(setenv("PATH", old, 1), 0);
-    ck_assert_int_eq(unsetenv("LEVEE_KAFKA_CACHE"), 0);
-    free(old);
-    char command[600];
-    (void)snprintf(command, sizeof command, "rm -r '%s'", folder);
-    ck_assert_int_eq(system(command), 0); /* NOLINT(cert-env33-c): a fixed command */
-
-    for (size_t i = 0; i < LEN(b); i++) {
-        const struct broker_failure *f = &b[i].failure;
-        ck_assert_int_eq(f->code, BROKER_ABSENT);
-        if (f->detail == 0) { /* for another reason: it did not even get to the script */
-            suite_skip(f->what);
-            return;
-        }
-        ck_assert_msg(strstr(f->what, "NO REAL KAFKA: Java 17") && !strchr(f->what, '\n'), "%s",
-                      f->what);
-    }
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("broker");
-    TCase *together = tcase_create("shared"), *alone = tcase_create("alone");
+    TCase *tc = tcase_create("shared");
     const int both = LEN(versions);
 
-    tcase_add_unchecked_fixture(together, start_shared, stop_shared);
-    tcase_add_loop_test(together, readers_see_what_was_committed, 0, both);
-    tcase_add_loop_test(together, an_open_transaction_holds_readers_back, 0, both);
-    tcase_add_loop_test(together, topics_are_made_grown_trimmed_and_deleted, 0, both);
-    tcase_add_loop_test(together, a_deleted_group_has_no_offsets, 0, both);
-    tcase_add_loop_test(together, every_part_of_a_record_arrives, 0, both);
-    tcase_add_loop_test(together, a_stopped_broker_does_not_answer, 0, 1);
-    tcase_add_loop_test(together, a_killed_broker_comes_back_as_it_was, 0, both);
-    tcase_add_loop_test(together, a_property_that_kafka_refuses_is_a_failure, 0, 1);
-    tcase_add_loop_test(alone, no_process_and_no_file_outlives_a_stop, 0, both);
-    tcase_add_loop_test(alone, a_broker_ends_with_its_process, 0, 1);
-    tcase_add_test(alone, another_node_leads_when_the_leader_is_killed);
-    tcase_add_test(alone, a_machine_without_java_has_no_broker);
-    suite_add_tcase(suite, together);
-    suite_add_tcase(suite, alone);
+    tcase_add_unchecked_fixture(tc, start_shared, stop_shared);
+    tcase_add_loop_test(tc, readers_see_what_was_committed, 0, both);
+    tcase_add_loop_test(tc, an_open_transaction_holds_readers_back, 0, both);
+    tcase_add_loop_test(tc, topics_are_made_grown_trimmed_and_deleted, 0, both);
+    tcase_add_loop_test(tc, a_deleted_group_has_no_offsets, 0, both);
+    tcase_add_loop_test(tc, every_part_of_a_record_arrives, 0, both);
+    tcase_add_loop_test(tc, a_stopped_broker_does_not_answer, 0, 1);
+    tcase_add_test(tc, a_killed_broker_comes_back_as_it_was);
+    suite_add_tcase(suite, tc);
     return suite_main(suite);
 }

@@ -208,14 +208,21 @@ enum broker_code broker_kill(struct broker *b, int signal, unsigned node)
     return run_script(b, &a);
 }
 
-enum broker_code broker_restart(struct broker *b, unsigned node, const char *const *properties)
+enum broker_code broker_relaunch(struct broker *b, unsigned node, const char *const *properties)
 {
     struct arguments a = {.list = {SCRIPT, "restart", b->directory}, .count = 3};
     char number[16];
 
     add_node(&a, node, number, sizeof number);
     add_all(&a, properties);
-    return run_script(b, &a);
+    return spawn_script(b, &a);
+}
+
+enum broker_code broker_restart(struct broker *b, unsigned node, const char *const *properties)
+{
+    enum broker_code code = broker_relaunch(b, node, properties);
+
+    return code ? code : broker_await(b);
 }
 
 enum broker_code broker_stop(struct broker *b)
@@ -238,4 +245,14 @@ enum broker_code broker_stop(struct broker *b)
 const char *broker_address(const struct broker *b)
 {
     return b->address;
+}
+
+bool broker_usable(const struct broker *b)
+{
+    if (!b->address[0] && b->failure.code == BROKER_ABSENT) {
+        suite_skip(b->failure.what);
+        return false;
+    }
+    ck_assert_msg(b->address[0], "%s", b->failure.what);
+    return true;
 }

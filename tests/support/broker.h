@@ -2,8 +2,8 @@
  * A real Kafka broker for a test, and what a test does to one.
  *
  *     static struct broker broker;                            // in an unchecked fixture, or a test
- *     if (broker_start(&broker, "4.1", 1, NULL) == BROKER_ABSENT) {
- *         suite_skip(broker.failure.what);
+ *     (void)broker_start(&broker, "4.1", 1, NULL);
+ *     if (!broker_usable(&broker)) {                          // in each test
  *         return;
  *     }
  *     BROKER_MUST(&broker, broker_topic_create(&broker, "in", 3, 1, NULL));
@@ -68,11 +68,16 @@ enum broker_code broker_launch(struct broker *b, const char *version, unsigned n
 enum broker_code broker_await(struct broker *b);
 /* Returns when the signal (SIGTERM, SIGKILL, SIGSTOP, SIGCONT) has had its effect. */
 enum broker_code broker_kill(struct broker *b, int signal, unsigned node);
-/* The same data and ports; properties are added. Returns when the nodes serve. */
+/* The same data and ports; properties are added. Returns when the nodes serve; broker_relaunch
+ * returns at once, and broker_await then. */
 enum broker_code broker_restart(struct broker *b, unsigned node, const char *const *properties);
+enum broker_code broker_relaunch(struct broker *b, unsigned node, const char *const *properties);
 /* No process is left, no file either. Fine after any failure, and twice. */
 enum broker_code broker_stop(struct broker *b);
 const char *broker_address(const struct broker *b);
+/* After a start: whether there is a broker now. If not, skips the test where this machine cannot
+ * have one, and fails it where it could have. */
+bool broker_usable(const struct broker *b);
 
 /* ---- topics and groups ---- */
 

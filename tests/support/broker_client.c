@@ -139,7 +139,7 @@ void broker_meet_topic(rd_kafka_t *rk, const char *topic)
     struct topic_state now;
     int wait_ms = QUESTION_FIRST_MS;
 
-    while (look(rk, topic, 0, wait_ms, &now) != RD_KAFKA_RESP_ERR_NO_ERROR && wait_ms < 1000) {
+    while (look(rk, topic, 0, wait_ms, &now) != RD_KAFKA_RESP_ERR_NO_ERROR && wait_ms < 500) {
         wait_ms = longer(wait_ms);
     }
 }
