@@ -30,8 +30,9 @@ NPROC   := $(shell nproc 2>/dev/null || echo 2)
 PARALLEL = $(SUBMAKE) $(if $(findstring j,$(firstword -$(MAKEFLAGS))),,-j$(NPROC))
 
 # ---- sources: every file of a folder belongs to it ----
-# What needs librdkafka says so in its name: kafka, or broker.
-without_kafka = $(foreach f,$(1),$(if $(findstring kafka,$(f))$(findstring broker,$(f)),,$(f)))
+# What needs librdkafka has one of these words in its name.
+needs_kafka   = $(strip $(foreach word,kafka broker demo,$(findstring $(word),$(1))))
+without_kafka = $(foreach f,$(1),$(if $(call needs_kafka,$(f)),,$(f)))
 sources       = $(sort $(if $(filter 0,$(WITH_KAFKA)),$(call without_kafka,$(wildcard $(1))),$(wildcard $(1))))
 objects       = $(patsubst %.c,$(B)/%.o,$(1))
 

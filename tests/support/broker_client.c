@@ -199,67 +199,47 @@ enum broker_code broker_topic_leader(struct broker *b, const char *topic, int32_
 
 /* ---- administration ---- */
 
-/* One request about one thing, and its answer. */
-struct admin {
+/* One thing that is asked of the broker; which fields matter depends on the request. */
+struct request {
     const char *doing;
-    rd_kafka_t *rk;
-    rd_kafka_queue_t *queue;
-    rd_kafka_AdminOptions_t *options;
+    rd_kafka_admin_op_t op;
+    void (*ask)(rd_kafka_t *rk, const struct request *r, rd_kafka_AdminOptions_t *options,
+                rd_kafka_queue_t *queue);
+    const char *name; /* of the topic or group */
+    int number;       /* of the partition, or how many there shall be */
+    int replicas;
+    int64_t before;
+    const char *const *properties;
 };
 
-/* false: why is in b->failure. */
-static bool admin_open(struct broker *b, const char *doing, rd_kafka_admin_op_t op,
-                       struct admin *ret)
-{
-    char text[256];
-
-    ret->doing = doing;
-    ret->rk = broker_client(b, RD_KAFKA_CONSUMER, rd_kafka_conf_new(), NULL);
-    if (!ret->rk) {
-        return false;
-    }
-    ret->queue = rd_kafka_queue_new(ret->rk);
-    ret->options = rd_kafka_AdminOptions_new(ret->rk, op);
-    MUST(rd_kafka_AdminOptions_set_request_timeout(ret->options, BROKER_PATIENCE_MS, text,
-                                                   sizeof text) == RD_KAFKA_RESP_ERR_NO_ERROR);
-    return true;
-}
-
-static void admin_close(struct admin *a)
-{
-    rd_kafka_AdminOptions_destroy(a->options);
-    rd_kafka_queue_destroy(a->queue);
-    rd_kafka_destroy(a->rk);
-}
-
-static enum broker_code topic_answer(struct broker *b, const struct admin *a,
+static enum broker_code topic_answer(struct broker *b, const struct request *r,
                                      const rd_kafka_topic_result_t **topics, size_t n)
 {
     MUST(n == 1);
     rd_kafka_resp_err_t code = rd_kafka_topic_result_error(topics[0]);
-    return code ? broker_refused(b, code, a->doing, rd_kafka_topic_result_error_string(topics[0]))
+    return code ? broker_refused(b, code, r->doing, rd_kafka_topic_result_error_string(topics[0]))
                 : BROKER_OK;
 }
 
-static enum broker_code group_answer(struct broker *b, const struct admin *a,
+static enum broker_code group_answer(struct broker *b, const struct request *r,
                                      const rd_kafka_group_result_t **groups, size_t n)
 {
     MUST(n == 1);
     const rd_kafka_error_t *error = rd_kafka_group_result_error(groups[0]);
-    return error ? broker_refused(b, rd_kafka_error_code(error), a->doing,
+    return error ? broker_refused(b, rd_kafka_error_code(error), r->doing,
                                   rd_kafka_error_string(error))
                  : BROKER_OK;
 }
 
-static enum broker_code partition_answer(struct broker *b, const struct admin *a,
+static enum broker_code partition_answer(struct broker *b, const struct request *r,
                                          const rd_kafka_topic_partition_list_t *list)
 {
     MUST(list->cnt == 1);
-    return list->elems[0].err ? broker_refused(b, list->elems[0].err, a->doing, NULL) : BROKER_OK;
+    return list->elems[0].err ? broker_refused(b, list->elems[0].err, r->doing, NULL) : BROKER_OK;
 }
 
 /* The fate of the one thing that a request was about. */
-static enum broker_code thing_answer(struct broker *b, const struct admin *a,
+static enum broker_code thing_answer(struct broker *b, const struct request *r,
                                      rd_kafka_event_t *event)
 {
     const rd_kafka_topic_result_t **topics;
@@ -269,135 +249,196 @@ static enum broker_code thing_answer(struct broker *b, const struct admin *a,
     switch (rd_kafka_event_type(event)) {
     case RD_KAFKA_EVENT_CREATETOPICS_RESULT:
         topics = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
-        return topic_answer(b, a, topics, n);
+        return topic_answer(b, r, topics, n);
     case RD_KAFKA_EVENT_DELETETOPICS_RESULT:
         topics = rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &n);
-        return topic_answer(b, a, topics, n);
+        return topic_answer(b, r, topics, n);
     case RD_KAFKA_EVENT_CREATEPARTITIONS_RESULT:
         topics = rd_kafka_CreatePartitions_result_topics(
             rd_kafka_event_CreatePartitions_result(event), &n);
-        return topic_answer(b, a, topics, n);
+        return topic_answer(b, r, topics, n);
     case RD_KAFKA_EVENT_DELETEGROUPS_RESULT:
         groups = rd_kafka_DeleteGroups_result_groups(rd_kafka_event_DeleteGroups_result(event), &n);
-        return group_answer(b, a, groups, n);
+        return group_answer(b, r, groups, n);
     default:
         MUST(rd_kafka_event_type(event) == RD_KAFKA_EVENT_DELETERECORDS_RESULT);
         return partition_answer(
-            b, a,
+            b, r,
             rd_kafka_DeleteRecords_result_offsets(rd_kafka_event_DeleteRecords_result(event)));
     }
 }
 
-static enum broker_code admin_answer(struct broker *b, const struct admin *a)
+static enum broker_code answer(struct broker *b, const struct request *r, rd_kafka_queue_t *queue)
 {
-    rd_kafka_event_t *event = rd_kafka_queue_poll(a->queue, BROKER_PATIENCE_MS + 5000);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, BROKER_PATIENCE_MS + 5000);
 
     if (!event) {
-        return broker_refused(b, RD_KAFKA_RESP_ERR__TIMED_OUT, a->doing, NULL);
+        return broker_refused(b, RD_KAFKA_RESP_ERR__TIMED_OUT, r->doing, NULL);
     }
     enum broker_code code = rd_kafka_event_error(event)
-                                ? broker_refused(b, rd_kafka_event_error(event), a->doing,
+                                ? broker_refused(b, rd_kafka_event_error(event), r->doing,
                                                  rd_kafka_event_error_string(event))
-                                : thing_answer(b, a, event);
+                                : thing_answer(b, r, event);
     rd_kafka_event_destroy(event);
     return code;
+}
+
+/* What a broker answers that has just started, or that has just lost or gained a role. */
+static bool not_yet(int code)
+{
+    return code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||
+           code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE ||
+           code == RD_KAFKA_RESP_ERR_NOT_CONTROLLER || code == RD_KAFKA_RESP_ERR_NOT_COORDINATOR ||
+           code == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+           code == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+}
+
+/* Asks until there is an answer that will not change by itself. partitions: what the topic must
+ * then show; DONT_LOOK: it is not about a topic's partitions. */
+#define DONT_LOOK (-2)
+static enum broker_code administer(struct broker *b, const struct request *r, int partitions)
+{
+    int64_t end = broker_now_ms() + BROKER_PATIENCE_MS;
+    rd_kafka_t *rk = broker_client(b, RD_KAFKA_CONSUMER, rd_kafka_conf_new(), NULL);
+    enum broker_code code;
+    char text[256];
+
+    if (!rk) {
+        return b->failure.code;
+    }
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(rk, r->op);
+    MUST(
+        !rd_kafka_AdminOptions_set_request_timeout(options, BROKER_PATIENCE_MS, text, sizeof text));
+    for (;;) {
+        r->ask(rk, r, options, queue);
+        code = answer(b, r, queue);
+        if (code == BROKER_OK || !not_yet(b->failure.detail) || broker_now_ms() > end) {
+            break;
+        }
+        (void)rd_kafka_poll(rk, 20); /* not as fast as the machine can ask */
+    }
+    if (code == BROKER_OK && partitions != DONT_LOOK) {
+        code = broker_await_topic(b, rk, r->name, partitions, NULL);
+    }
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_destroy(rk);
+    return code;
+}
+
+static void ask_create(rd_kafka_t *rk, const struct request *r, rd_kafka_AdminOptions_t *options,
+                       rd_kafka_queue_t *queue)
+{
+    char text[256], name[128];
+    rd_kafka_NewTopic_t *wanted =
+        rd_kafka_NewTopic_new(r->name, r->number, r->replicas, text, sizeof text);
+
+    MUST(wanted);
+    for (const char *const *p = r->properties; p && *p; p++) {
+        const char *value = split(*p, name, sizeof name);
+        (void)rd_kafka_NewTopic_set_config(wanted, name, value); /* the broker checks it */
+    }
+    rd_kafka_CreateTopics(rk, &wanted, 1, options, queue);
+    rd_kafka_NewTopic_destroy(wanted);
 }
 
 enum broker_code broker_topic_create(struct broker *b, const char *topic, int partitions,
                                      int replicas, const char *const *properties)
 {
-    struct admin a;
-    char text[256], name[128];
+    const struct request r = {.doing = "create a topic",
+                              .op = RD_KAFKA_ADMIN_OP_CREATETOPICS,
+                              .ask = ask_create,
+                              .name = topic,
+                              .number = partitions,
+                              .replicas = replicas > 0 ? replicas : (int)b->nodes,
+                              .properties = properties};
 
-    if (!admin_open(b, "create a topic", RD_KAFKA_ADMIN_OP_CREATETOPICS, &a)) {
-        return b->failure.code;
-    }
-    rd_kafka_NewTopic_t *wanted = rd_kafka_NewTopic_new(
-        topic, partitions, replicas > 0 ? replicas : (int)b->nodes, text, sizeof text);
-    MUST(wanted);
-    for (; properties && *properties; properties++) {
-        const char *value = split(*properties, name, sizeof name);
-        (void)rd_kafka_NewTopic_set_config(wanted, name, value); /* the broker checks it */
-    }
-    rd_kafka_CreateTopics(a.rk, &wanted, 1, a.options, a.queue);
-    rd_kafka_NewTopic_destroy(wanted);
-    enum broker_code code = admin_answer(b, &a);
-    if (code == BROKER_OK) {
-        code = broker_await_topic(b, a.rk, topic, partitions, NULL);
-    }
-    admin_close(&a);
-    return code;
+    return administer(b, &r, partitions);
+}
+
+static void ask_delete(rd_kafka_t *rk, const struct request *r, rd_kafka_AdminOptions_t *options,
+                       rd_kafka_queue_t *queue)
+{
+    rd_kafka_DeleteTopic_t *wanted = rd_kafka_DeleteTopic_new(r->name);
+
+    rd_kafka_DeleteTopics(rk, &wanted, 1, options, queue);
+    rd_kafka_DeleteTopic_destroy(wanted);
 }
 
 enum broker_code broker_topic_delete(struct broker *b, const char *topic)
 {
-    struct admin a;
+    const struct request r = {.doing = "delete a topic",
+                              .op = RD_KAFKA_ADMIN_OP_DELETETOPICS,
+                              .ask = ask_delete,
+                              .name = topic};
 
-    if (!admin_open(b, "delete a topic", RD_KAFKA_ADMIN_OP_DELETETOPICS, &a)) {
-        return b->failure.code;
-    }
-    rd_kafka_DeleteTopic_t *wanted = rd_kafka_DeleteTopic_new(topic);
-    rd_kafka_DeleteTopics(a.rk, &wanted, 1, a.options, a.queue);
-    rd_kafka_DeleteTopic_destroy(wanted);
-    enum broker_code code = admin_answer(b, &a);
-    if (code == BROKER_OK) {
-        code = broker_await_topic(b, a.rk, topic, BROKER_TOPIC_GONE, NULL);
-    }
-    admin_close(&a);
-    return code;
+    return administer(b, &r, BROKER_TOPIC_GONE);
+}
+
+static void ask_grow(rd_kafka_t *rk, const struct request *r, rd_kafka_AdminOptions_t *options,
+                     rd_kafka_queue_t *queue)
+{
+    char text[256];
+    rd_kafka_NewPartitions_t *wanted =
+        rd_kafka_NewPartitions_new(r->name, (size_t)r->number, text, sizeof text);
+
+    MUST(wanted);
+    rd_kafka_CreatePartitions(rk, &wanted, 1, options, queue);
+    rd_kafka_NewPartitions_destroy(wanted);
 }
 
 enum broker_code broker_topic_grow(struct broker *b, const char *topic, int partitions)
 {
-    struct admin a;
-    char text[256];
+    const struct request r = {.doing = "add partitions",
+                              .op = RD_KAFKA_ADMIN_OP_CREATEPARTITIONS,
+                              .ask = ask_grow,
+                              .name = topic,
+                              .number = partitions};
 
-    if (!admin_open(b, "add partitions", RD_KAFKA_ADMIN_OP_CREATEPARTITIONS, &a)) {
-        return b->failure.code;
-    }
-    rd_kafka_NewPartitions_t *wanted =
-        rd_kafka_NewPartitions_new(topic, (size_t)partitions, text, sizeof text);
-    MUST(wanted);
-    rd_kafka_CreatePartitions(a.rk, &wanted, 1, a.options, a.queue);
-    rd_kafka_NewPartitions_destroy(wanted);
-    enum broker_code code = admin_answer(b, &a);
-    if (code == BROKER_OK) {
-        code = broker_await_topic(b, a.rk, topic, partitions, NULL);
-    }
-    admin_close(&a);
-    return code;
+    return administer(b, &r, partitions);
+}
+
+static void ask_trim(rd_kafka_t *rk, const struct request *r, rd_kafka_AdminOptions_t *options,
+                     rd_kafka_queue_t *queue)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+
+    rd_kafka_topic_partition_list_add(list, r->name, r->number)->offset = r->before;
+    rd_kafka_DeleteRecords_t *wanted = rd_kafka_DeleteRecords_new(list);
+    rd_kafka_DeleteRecords(rk, &wanted, 1, options, queue);
+    rd_kafka_DeleteRecords_destroy(wanted);
+    rd_kafka_topic_partition_list_destroy(list);
 }
 
 enum broker_code broker_topic_trim(struct broker *b, const char *topic, int32_t partition,
                                    int64_t before)
 {
-    struct admin a;
+    const struct request r = {.doing = "delete records",
+                              .op = RD_KAFKA_ADMIN_OP_DELETERECORDS,
+                              .ask = ask_trim,
+                              .name = topic,
+                              .number = partition,
+                              .before = before};
 
-    if (!admin_open(b, "delete records", RD_KAFKA_ADMIN_OP_DELETERECORDS, &a)) {
-        return b->failure.code;
-    }
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, topic, partition)->offset = before;
-    rd_kafka_DeleteRecords_t *wanted = rd_kafka_DeleteRecords_new(list);
-    rd_kafka_DeleteRecords(a.rk, &wanted, 1, a.options, a.queue);
-    rd_kafka_DeleteRecords_destroy(wanted);
-    rd_kafka_topic_partition_list_destroy(list);
-    enum broker_code code = admin_answer(b, &a);
-    admin_close(&a);
-    return code;
+    return administer(b, &r, DONT_LOOK);
+}
+
+static void ask_delete_group(rd_kafka_t *rk, const struct request *r,
+                             rd_kafka_AdminOptions_t *options, rd_kafka_queue_t *queue)
+{
+    rd_kafka_DeleteGroup_t *wanted = rd_kafka_DeleteGroup_new(r->name);
+
+    rd_kafka_DeleteGroups(rk, &wanted, 1, options, queue);
+    rd_kafka_DeleteGroup_destroy(wanted);
 }
 
 enum broker_code broker_group_delete(struct broker *b, const char *group)
 {
-    struct admin a;
+    const struct request r = {.doing = "delete a group",
+                              .op = RD_KAFKA_ADMIN_OP_DELETEGROUPS,
+                              .ask = ask_delete_group,
+                              .name = group};
 
-    if (!admin_open(b, "delete a group", RD_KAFKA_ADMIN_OP_DELETEGROUPS, &a)) {
-        return b->failure.code;
-    }
-    rd_kafka_DeleteGroup_t *wanted = rd_kafka_DeleteGroup_new(group);
-    rd_kafka_DeleteGroups(a.rk, &wanted, 1, a.options, a.queue);
-    rd_kafka_DeleteGroup_destroy(wanted);
-    enum broker_code code = admin_answer(b, &a);
-    admin_close(&a);
-    return code;
+    return administer(b, &r, DONT_LOOK);
 }

@@ -272,25 +272,6 @@ static enum broker_code drain(struct broker *b, const char *topic, int partition
     return code;
 }
 
-/* At a number: "the beginning" costs librdkafka half a second to resolve. */
-static enum broker_code assign_all(struct broker *b, rd_kafka_t *rk, const char *topic,
-                                   int partitions)
-{
-    rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(partitions);
-    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
-
-    for (int p = 0; p < partitions && code == RD_KAFKA_RESP_ERR_NO_ERROR; p++) {
-        int64_t low = 0, high;
-        code = rd_kafka_query_watermark_offsets(rk, topic, p, &low, &high, BROKER_PATIENCE_MS);
-        rd_kafka_topic_partition_list_add(all, topic, p)->offset = low;
-    }
-    if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
-        code = rd_kafka_assign(rk, all);
-    }
-    rd_kafka_topic_partition_list_destroy(all);
-    return code ? broker_refused(b, code, "find the beginning", NULL) : BROKER_OK;
-}
-
 static enum broker_code read_from(struct broker *b, const char *topic, const char *isolation,
                                   struct broker_log *ret)
 {
@@ -314,10 +295,13 @@ static enum broker_code read_from(struct broker *b, const char *topic, const cha
     enum broker_code code =
         broker_await_topic(b, ret->consumer, topic, BROKER_TOPIC_ANY, &partitions);
     if (code == BROKER_OK) {
-        code = assign_all(b, ret->consumer, topic, partitions);
-    }
-    if (code == BROKER_OK) {
+        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new(partitions);
+        for (int p = 0; p < partitions; p++) {
+            rd_kafka_topic_partition_list_add(all, topic, p)->offset = RD_KAFKA_OFFSET_BEGINNING;
+        }
         (void)rd_kafka_poll_set_consumer(ret->consumer);
+        MUST(rd_kafka_assign(ret->consumer, all) == RD_KAFKA_RESP_ERR_NO_ERROR);
+        rd_kafka_topic_partition_list_destroy(all);
         code = drain(b, topic, partitions, ret);
     }
     if (code != BROKER_OK) {
