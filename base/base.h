@@ -206,6 +206,8 @@ static inline uint64_t get_be64(const uint8_t *p)
 
 /* ---- hashes: XXH3-64 (base/hash.c). hash_key is never 0 (0 marks an empty slot). ---- */
 uint64_t hash64(const void *data, size_t len, uint64_t seed);
+/* Of a and b as if they lay behind each other. */
+uint64_t hash64_two(struct levee_slice a, struct levee_slice b, uint64_t seed);
 uint64_t hash_key(const void *data, size_t len);
 struct hash_stream; /* incremental, for whole files */
 struct hash_stream *hash_stream_new(void);

@@ -24,9 +24,7 @@ static uint64_t header_seed(uint64_t salt, uint64_t offset)
 
 uint64_t wal_payload_hash(const struct levee_slice payload[2], uint64_t salt, uint64_t lsn)
 {
-    uint64_t h = hash64(payload[0].data, payload[0].len, salt ^ lsn);
-
-    return payload[1].len ? hash64(payload[1].data, payload[1].len, h) : h;
+    return hash64_two(payload[0], payload[1], salt ^ lsn);
 }
 
 uint64_t wal_header_encode(uint8_t out[WAL_FRAME_HEADER], const struct wal_header *h, uint64_t salt,
