@@ -336,7 +336,10 @@ enum tape_kind {
     TAPE_TRUNCATE,
     TAPE_RENAME,
     TAPE_UNLINK,
-    TAPE_SYNC_DIR
+    TAPE_SYNC_DIR,
+    TAPE_READ, /* these three are not recorded, they can only be made to fail */
+    TAPE_STAT,
+    TAPE_LIST
 };
 
 struct tape_event {
@@ -353,8 +356,8 @@ static struct {
     struct io_ops ops;
     struct tape_event events[TAPE_EVENTS];
     size_t count;
-    /* The next call of this kind on a name that contains the text fails with the code, unless it
-     * is NOSPACE; it happens once. */
+    /* The next call of this kind on a name that contains the text fails with the code, without any
+     * effect; once. */
     enum tape_kind fail_kind;
     const char *fail_name;
     int fail_code;
@@ -368,7 +371,21 @@ static inline const char *tape_base(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* Records; true: this call is the one to fail. */
+/* True: this call is the one to fail. */
+static inline bool tape_fails(enum tape_kind kind, const char *path, struct levee_error *err)
+{
+    if (kind != tape.fail_kind || !strstr(tape_base(path), tape.fail_name)) {
+        return false;
+    }
+    if (tape.fail_skip > 0) {
+        tape.fail_skip--;
+        return false;
+    }
+    tape.fail_kind = TAPE_NONE;
+    err_set(err, tape.fail_code, "made to fail by the test");
+    return true;
+}
+
 static inline bool tape_note(enum tape_kind kind, const char *path, uint64_t offset, uint64_t len,
                              struct levee_error *err)
 {
@@ -377,17 +394,8 @@ static inline bool tape_note(enum tape_kind kind, const char *path, uint64_t off
     MUST(tape.count < TAPE_EVENTS);
     *e = (struct tape_event){.kind = kind, .offset = offset, .len = len};
     (void)snprintf(e->name, sizeof e->name, "%.47s", tape_base(path));
-    if (kind != tape.fail_kind || !strstr(e->name, tape.fail_name)) {
-        return false;
-    }
-    if (tape.fail_skip > 0) {
-        tape.fail_skip--;
-        return false;
-    }
-    e->failed = true;
-    tape.fail_kind = TAPE_NONE;
-    err_set(err, tape.fail_code, "made to fail by the test");
-    return true;
+    e->failed = tape_fails(kind, path, err);
+    return e->failed;
 }
 
 static inline int tape_open(struct io *io, const char *path, int flags, struct io_file **ret,
@@ -438,6 +446,31 @@ static inline int tape_sync_dir(struct io *io, const char *path, struct levee_er
                                                      : tape.real->sync_dir(io, path, err);
 }
 
+static inline int tape_pread(struct io_file *f, void *buf, size_t len, uint64_t offset,
+                             size_t *ret_got, struct levee_error *err)
+{
+    return tape_fails(TAPE_READ, f->path, err)
+               ? tape.fail_code
+               : tape.real->pread(f, buf, len, offset, ret_got, err);
+}
+
+static inline int tape_fstat(struct io_file *f, struct io_stat *ret, struct levee_error *err)
+{
+    return tape_fails(TAPE_STAT, f->path, err) ? tape.fail_code : tape.real->fstat(f, ret, err);
+}
+
+static inline int tape_stat(struct io *io, const char *path, struct io_stat *ret,
+                            struct levee_error *err)
+{
+    return tape_fails(TAPE_STAT, path, err) ? tape.fail_code : tape.real->stat(io, path, ret, err);
+}
+
+static inline int tape_list(struct io *io, const char *path, struct io_list *ret,
+                            struct levee_error *err)
+{
+    return tape_fails(TAPE_LIST, path, err) ? tape.fail_code : tape.real->list(io, path, ret, err);
+}
+
 /* Puts the tape between io and whoever uses it. */
 static inline void tape_start(struct io *io)
 {
@@ -445,6 +478,10 @@ static inline void tape_start(struct io *io)
     tape.real = io->ops;
     tape.ops = *io->ops;
     tape.ops.open = tape_open;
+    tape.ops.pread = tape_pread;
+    tape.ops.fstat = tape_fstat;
+    tape.ops.stat = tape_stat;
+    tape.ops.list = tape_list;
     tape.ops.pwritev = tape_pwritev;
     tape.ops.sync = tape_sync;
     tape.ops.truncate = tape_truncate;
