@@ -113,10 +113,11 @@ struct wal_bad {
     uint64_t lsn;       /* LSN expected at this place */
     uint64_t group_lsn; /* first LSN of the group it lies in */
     uint64_t group_offset;
-    uint64_t end_lsn; /* first LSN that verifies again behind it; UINT64_MAX: none */
+    uint64_t end_lsn; /* first LSN in force behind it; UINT64_MAX: none */
     uint32_t segment_index;
     bool group_seal_ok;       /* its own group's seal verifies */
     bool later_valid;         /* a verified frame lies after it */
+    bool synced;              /* a whole group follows in its segment: it had been synced (W3) */
     bool witnessed;           /* … and carries durable LSN >= lsn: acknowledged data is damaged */
     uint64_t witness_lsn;     /* the highest durable LSN seen after it */
     uint64_t expected, found; /* hashes or numbers, for the error text */
@@ -153,6 +154,8 @@ struct wal_facts {
     uint64_t witnessed_lsn; /* w: the highest durable LSN carried by a verified frame */
     uint64_t epoch_max;     /* of any readable segment */
     uint64_t number_max;
+    uint64_t damaged_seals; /* idle seals that do not verify while the log goes on behind them
+                               without a gap: no harm, but the disk is not what it should be */
     struct wal_bad
         *bads; /* every place that does not verify, in log order; the last one may be the tail */
     size_t bad_count;

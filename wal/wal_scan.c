@@ -147,6 +147,22 @@ static uint64_t limit_of(const struct wal_facts *f, size_t index)
     return limit;
 }
 
+/* A segment of which header or SEGMENT_START is bad: its contents cannot be told. Between two
+ * segments that follow each other it holds nothing in force. */
+static void scan_unknown(struct wal_scan_state *s, uint32_t index, uint64_t last, uint64_t limit)
+{
+    struct wal_segment *seg = &s->facts->segments[index];
+
+    seg->void_tail = true;
+    seg->end_offset = WAL_HEADER_BYTES;
+    if (!seg->header_bad) {
+        seg->torn = true;
+        wal_scan_startless(s, index, last + 1, limit);
+    } else if (limit > last + 1) {
+        note_hole(s, index, WAL_BAD_HEADER, last + 1, limit, 0, 0);
+    }
+}
+
 static void scan_segments(struct wal_scan_state *s)
 {
     struct wal_facts *f = s->facts;
@@ -156,13 +172,7 @@ static void scan_segments(struct wal_scan_state *s)
         struct wal_segment *seg = &f->segments[i];
         uint64_t limit = limit_of(f, i);
         if (seg->header_bad || (!seg->first_lsn && !seg->spare)) {
-            /* Its contents cannot be told. Between two segments that follow each other it holds
-             * nothing in force. */
-            if (limit == UINT64_MAX || limit > last + 1 || last == 0) {
-                note_hole(s, i, seg->header_bad ? WAL_BAD_HEADER : WAL_BAD_FRAME, last + 1, limit,
-                          0, 0);
-            }
-            seg->void_tail = true;
+            scan_unknown(s, i, last, limit);
             continue;
         }
         if (seg->spare || seg->first_lsn >= limit) {
@@ -173,7 +183,8 @@ static void scan_segments(struct wal_scan_state *s)
         }
         if (f->first_lsn == 0) {
             f->first_lsn = seg->first_lsn;
-        } else if (seg->first_lsn > last + 1) {
+        } else if (seg->first_lsn > last + 1 &&
+                   !(f->bad_count && f->bads[f->bad_count - 1].end_lsn == seg->first_lsn)) {
             note_hole(s, i, WAL_BAD_MISSING, last + 1, seg->first_lsn, seg->predecessor,
                       seg->number);
         }
@@ -190,7 +201,7 @@ static void cut_tail(struct wal_facts *f)
 {
     for (size_t i = 0; i < f->bad_count; i++) {
         struct wal_bad *b = &f->bads[i];
-        b->witnessed = b->group_lsn <= f->witnessed_lsn;
+        b->witnessed = b->synced || b->group_lsn <= f->witnessed_lsn;
         if (b->witnessed) {
             continue;
         }

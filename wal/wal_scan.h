@@ -32,5 +32,8 @@ struct wal_scan_state {
 /* One segment's groups with LSNs below limit (its successor's first LSN): entries, bad places,
  * witnesses. */
 void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit);
+/* A segment that should begin with lsn, but its SEGMENT_START does not verify: nothing in it is in
+ * force, yet it holds witnesses. A bad place, unless the limit says that nothing is missing. */
+void wal_scan_startless(struct wal_scan_state *s, uint32_t index, uint64_t lsn, uint64_t limit);
 
 #endif
