@@ -337,7 +337,8 @@ enum tape_kind {
     TAPE_RENAME,
     TAPE_UNLINK,
     TAPE_SYNC_DIR,
-    TAPE_READ, /* these three are not recorded, they can only be made to fail */
+    TAPE_OPEN, /* from here on not recorded: they can only be made to fail */
+    TAPE_READ,
     TAPE_STAT,
     TAPE_LIST
 };
@@ -401,7 +402,10 @@ static inline bool tape_note(enum tape_kind kind, const char *path, uint64_t off
 static inline int tape_open(struct io *io, const char *path, int flags, struct io_file **ret,
                             struct levee_error *err)
 {
-    if ((flags & IO_CREATE) && tape_note(TAPE_CREATE, path, 0, 0, err)) {
+    bool fails = (flags & IO_CREATE) ? tape_note(TAPE_CREATE, path, 0, 0, err)
+                                     : tape_fails(TAPE_OPEN, path, err);
+
+    if (fails) {
         return tape.fail_code;
     }
     return tape.real->open(io, path, flags, ret, err);

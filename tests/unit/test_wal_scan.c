@@ -62,7 +62,7 @@ static struct expected {
     bool kept[REF_FRAMES]; /* of ref_log.frames */
     struct expected_bad bads[REF_GROUPS];
     int bad_count;
-    uint64_t first, next, witnessed;
+    uint64_t first, next, witnessed, epoch;
     uint64_t damaged_seals;
 } want;
 
@@ -158,7 +158,7 @@ static void model_lost_segment(int s, uint64_t limit, uint64_t lsn)
     if (segment_readable(s)) {
         const struct ref_group *g;
         for (int i = 1; (g = group_of(s, i)) != NULL; i++) {
-            synced = synced || (group_intact(g) && g->first < limit);
+            synced = synced || (group_intact(g) && g->first >= lsn && g->first < limit);
         }
     }
     if (limit > lsn) { /* else the next segment goes on where the one before ended */
@@ -173,7 +173,10 @@ static void model(uint64_t floor)
     memset(&want, 0, sizeof want);
     model_witness(floor);
     for (int s = 0; s < r.segment_count; s++) {
-        uint64_t limit = limit_of(s);
+        uint64_t limit = limit_of(s), epoch = r.segments[s].epoch;
+        if (segment_readable(s) && start_intact(s) && epoch > want.epoch) {
+            want.epoch = epoch;
+        }
         if (!segment_readable(s) || (group_of(s, 0) && !start_intact(s))) {
             model_lost_segment(s, limit, lsn);
             continue;
@@ -182,6 +185,9 @@ static void model(uint64_t floor)
             continue;
         }
         uint64_t first = r.segments[s].first_lsn;
+        if (first >= limit) {
+            continue; /* void from its first frame on */
+        }
         if (want.first == 0) {
             want.first = first;
         } else if (first > lsn && !(want.bad_count && want.bads[want.bad_count - 1].end == first)) {
@@ -251,6 +257,8 @@ static void check(const struct wal_facts *facts)
     ck_assert_uint_eq(facts->next_lsn, want.next);
     ck_assert_uint_eq(facts->first_lsn, want.first);
     ck_assert_uint_eq(facts->witnessed_lsn, want.witnessed);
+    ck_assert_uint_eq(facts->number_max, r.segments[r.segment_count - 1].number);
+    ck_assert_uint_eq(facts->epoch_max, want.epoch);
     ck_assert_uint_eq(facts->damaged_seals, want.damaged_seals);
     ck_assert_uint_eq(facts->bad_count, (size_t)want.bad_count);
     for (int i = 0; i < want.bad_count; i++) {
@@ -313,13 +321,38 @@ static void close_log(void)
     close_machine();
 }
 
-/* Segments with random groups, idle seals among them, and spares behind. */
+/* A new life takes over at the beginning of a group still in force: what lies behind is void, and
+ * its first group holds as many frames as become void (4d.2). Returns their number. */
+static int next_life(uint64_t *rng)
+{
+    const struct ref_group *g;
+    int groups = 0;
+
+    while (group_of(r.segment_count - 1, groups)) {
+        groups++;
+    }
+    g = group_of(r.segment_count - 1, (int)(rng_next(rng) % (unsigned)groups));
+    MUST(g != NULL);
+    int frames = (int)(r.next_lsn - g->first);
+    r.next_lsn = g->first;
+    r.durable = g->first - 1;
+    return frames;
+}
+
+/* Segments with random groups, idle seals among them, of one life or several, and spares behind. */
 static void random_log(uint64_t *rng)
 {
-    int segments = 1 + (int)(rng_next(rng) % 3), spares = (int)(rng_next(rng) % 2);
+    int segments = 1 + (int)(rng_next(rng) % 4), spares = (int)(rng_next(rng) % 2);
+    uint64_t epoch = 1;
 
     for (int s = 0; s < segments; s++) {
-        ref_begin(&r, (uint64_t)s + 1, SIZE, 1);
+        bool life = s > 0 && rng_next(rng) % 3 == 0;
+        int rewritten = life ? next_life(rng) : 0;
+        epoch += life;
+        ref_begin(&r, (uint64_t)s + 1, SIZE, epoch);
+        if (life) {
+            ref_group(&r, rewritten, 1700, rng);
+        }
         int groups = 1 + (int)(rng_next(rng) % 5);
         for (int g = 0; g < groups; g++) {
             int frames = rng_next(rng) % 4 == 0 ? 0 : 1 + (int)(rng_next(rng) % 6);
