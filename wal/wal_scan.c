@@ -66,9 +66,9 @@ static void read_segment(struct wal_scan_state *s, const char *name, uint64_t nu
     *seg = (struct wal_segment){.number = number};
     (void)snprintf(seg->name, sizeof seg->name, "%s", name);
     f->number_max = number > f->number_max ? number : f->number_max;
-    int code = wal_window_open(&v, s->io, s->dir, name, s->err);
-    if (code) {
-        s->code = code;
+    s->code = wal_window_open(&v, s->io, s->dir, name, s->err);
+    if (s->code) {
+        wal_window_close(&v); /* it may be open all the same */
         return;
     }
     enum wal_header_state state = wal_segment_header_read(s->io, v.file, &h, &s->code, s->err);
