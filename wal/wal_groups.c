@@ -341,7 +341,7 @@ void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit)
         s->bad.offset = at.offset;
         s->bad.lsn = at.lsn;
         enum group_result r = scan_group(s, &v, index, &at);
-        if (r == GROUP_END && s->code == LEVEE_OK && clean_to_end(s, &v, at.offset)) {
+        if (r == GROUP_END && clean_to_end(s, &v, at.offset)) {
             break;
         }
         if (r != GROUP_OK && s->code == LEVEE_OK) {

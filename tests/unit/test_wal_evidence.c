@@ -315,6 +315,28 @@ START_TEST(r4_r6_sectors_of_the_last_group_out_of_order)
 }
 END_TEST
 
+/* Only the beginning of the last group has reached the disk: not a clean end, though zeros follow.
+ */
+START_TEST(r3_the_beginning_of_a_group_is_torn)
+{
+    open_log();
+    struct ref_segment *s = &r.segments[1];
+    uint64_t begin = s->at;
+    ref_group_begin(&r);
+    ref_data(&r, 512 - 64, &rng); /* ends where a sector ends */
+    ref_data(&r, 2000, &rng);
+    ref_group_end(&r);
+    memcpy(at(2, begin), s->bytes + begin, 512);
+    expect(WAL_BAD_FRAME, 2, 9, false);
+    ck_assert_uint_eq(facts.bad.offset, begin + 512);
+    ck_assert_uint_eq(facts.bad.lsn, 10);
+    ck_assert(!facts.bad.later_valid);
+    ck_assert(!facts.bad.group_seal_ok);
+    ck_assert_uint_eq(facts.next_lsn, 9);
+    close_log();
+}
+END_TEST
+
 /* The seal verifies, but what is behind it does not: sealed all the same. */
 START_TEST(r6_a_damaged_pad)
 {
@@ -382,11 +404,112 @@ START_TEST(witnesses_are_found_at_every_place)
     scan();
     ck_assert_uint_eq(facts.witnessed_lsn, 1);
     ck_assert(facts.bads[0].witnessed);
+    /* The last block of the file has no neighbour. */
+    io_sim_bad_range(io, segment_name(1), SIZE - 100, 50);
+    scan();
+    ck_assert_uint_eq(facts.witnessed_lsn, 1);
+    ck_assert(facts.bads[0].witnessed);
     close_log();
 }
 END_TEST
 
 /* ---- frames that verify and are wrong ---- */
+
+/* Behind damage the log goes on with higher LSNs only. */
+START_TEST(r9_repeated_groups_behind_damage_are_not_read)
+{
+    open_log();
+    r.next_lsn = 6; /* 6 and 7 once more, as if misdirected from elsewhere */
+    ref_group(&r, 2, 300, &rng);
+    put_log(&r);
+    expect(WAL_BAD_SEQUENCE, 2, 9, false);
+    *at(2, r.groups[4].offset + 70) ^= 1; /* LSN 8 */
+    expect(WAL_BAD_FRAME, 2, 8, true);    /* the repeated frames do know that 8 was durable */
+    ck_assert(!facts.bad.synced);
+    ck_assert_uint_eq(facts.bad.end_lsn, UINT64_MAX);
+    ck_assert_uint_eq(facts.entry_count, 7);
+    close_log();
+}
+END_TEST
+
+/* A frame in SEGMENT_START's place, or a SEGMENT_START of another length. */
+START_TEST(r9_a_segment_that_begins_with_something_else)
+{
+    static const uint8_t zeros[BLOCK];
+
+    for (int wrong = 0; wrong < 2; wrong++) {
+        open_log();
+        struct ref_segment *s = ref_begin(&r, 3, SIZE, 3);
+        if (wrong == 0) {
+            ref_append(&r, (struct ref_frame){.type = WAL_BLOCK, .len = 40, .lsn = 9}, zeros);
+        } else {
+            ref_append(&r, (struct ref_frame){.type = WAL_SEGMENT_START, .len = 48, .lsn = 9},
+                       zeros);
+        }
+        put_log(&r);
+        expect(WAL_BAD_FRAME, 3, 9, false);
+        ck_assert_uint_eq(facts.bad.offset, 8192);
+        ck_assert_uint_eq(s->first_lsn, 0);
+        ck_assert(!facts.segments[2].spare);
+        ck_assert_uint_eq(facts.entry_count, 8);
+        close_log();
+    }
+}
+END_TEST
+
+/*
+ * A group may be unwitnessed although verified ones follow: our writer never leaves such a log
+ * (W3), but 4d.3 does not rest on that. From the bad group on everything is dropped, segments and
+ * all.
+ */
+START_TEST(everything_behind_an_unwitnessed_group_is_dropped)
+{
+    open_log();
+    ref_begin(&r, 3, SIZE, 3);
+    r.durable = 3; /* what its frames say */
+    ref_group(&r, 2, 300, &rng);
+    put_log(&r);
+    for (int i = 0; i < r.frame_count; i++) { /* nobody says more */
+        ck_assert_uint_le(r.frames[i].durable, 7);
+    }
+    *at(2, r.groups[4].offset + 70) ^= 1;
+    expect(WAL_BAD_FRAME, 2, 8, false);
+    ck_assert_uint_eq(facts.bad.end_lsn, 9);
+    ck_assert_uint_eq(facts.next_lsn, 8);
+    ck_assert_uint_eq(facts.entry_count, 7);
+    ck_assert(facts.segments[1].torn);
+    ck_assert(facts.segments[2].torn);
+    ck_assert_uint_eq(facts.segments[1].end_offset, r.groups[4].offset);
+    ck_assert_uint_eq(facts.segments[1].last_lsn, 7);
+    close_log();
+}
+END_TEST
+
+START_TEST(everything_behind_an_unwitnessed_hole_is_dropped)
+{
+    open_log();
+    *at(1, r.groups[1].offset + 70) ^= 1; /* damage further up, witnessed */
+    ref_begin(&r, 3, SIZE, 3);
+    r.next_lsn = 11; /* 9 and 10 are nowhere */
+    r.durable = 8;
+    ref_group(&r, 2, 300, &rng);
+    ref_begin(&r, 4, SIZE, 3); /* a spare is no tail */
+    put_log(&r);
+    *at(1, r.groups[1].offset + 70) ^= 1;
+    scan();
+    ck_assert_uint_eq(facts.bad_count, 2);
+    ck_assert(facts.bads[0].witnessed);
+    ck_assert_int_eq(facts.bads[1].kind, WAL_BAD_MISSING);
+    ck_assert_uint_eq(facts.bads[1].group_lsn, 9);
+    ck_assert_uint_eq(facts.bads[1].end_lsn, 11);
+    ck_assert(!facts.bads[1].witnessed);
+    ck_assert_uint_eq(facts.next_lsn, 9);
+    ck_assert_uint_eq(facts.entry_count, 6);
+    ck_assert(facts.segments[2].torn);
+    ck_assert(!facts.segments[3].torn);
+    close_log();
+}
+END_TEST
 
 static void data(uint16_t type, uint64_t lsn)
 {
@@ -536,27 +659,38 @@ END_TEST
 
 /* ---- errors ---- */
 
-START_TEST(no_memory_is_an_error_at_every_allocation)
+static uint64_t fail_every_allocation(size_t entries)
 {
     uint64_t k = 0;
     int code;
 
-    open_log();
-    *at(1, r.groups[1].offset + 70) ^= 1; /* so that bad places are noted, too */
-    put_file("x.tmp", "", 0);
     do {
         struct wal_facts f;
         mem_fail_at(++k);
         code = wal_scan(io, WAL_DIR, &ref_context, 0, &f, &err);
         mem_fail_at(0);
         if (code == LEVEE_OK) {
-            ck_assert_uint_eq(f.entry_count, 6);
+            ck_assert_uint_eq(f.entry_count, entries);
             wal_facts_release(&f);
         } else {
             ck_assert_int_eq(code, LEVEE_ENOMEM);
         }
     } while (code != LEVEE_OK);
-    ck_assert_uint_gt(k, 15);
+    return k;
+}
+
+START_TEST(no_memory_is_an_error_at_every_allocation)
+{
+    open_log();
+    put_file("x.tmp", "", 0);
+    ck_assert_uint_gt(fail_every_allocation(8), 15);
+    *at(1, r.groups[1].offset + 70) ^= 1; /* a bad group is noted */
+    ck_assert_uint_gt(fail_every_allocation(6), 15);
+    *at(1, 8192 + 70) ^= 1; /* and a SEGMENT_START */
+    ck_assert_uint_gt(fail_every_allocation(3), 15);
+    *at(1, 500) ^= 1; /* and a header */
+    *at(1, BLOCK + 500) ^= 1;
+    ck_assert_uint_gt(fail_every_allocation(3), 15);
     close_log();
 }
 END_TEST
@@ -602,31 +736,65 @@ START_TEST(what_cannot_be_opened_or_listed_is_an_error)
     }
     scan();
     ck_assert_uint_eq(facts.entry_count, 8);
+    *at(2, 8192 + 70) ^= 1; /* SEGMENT_START: the file is opened once more to look for witnesses */
+    tape_fail(TAPE_OPEN, "2.seg", LEVEE_EACCESS, 1);
+    ck_assert_int_eq(wal_scan(io, WAL_DIR, &ref_context, 0, &facts, &err), LEVEE_EACCESS);
     close_log();
 }
 END_TEST
 
-/* The machine goes down at any read: an error, never a shorter log. */
-START_TEST(a_crash_while_scanning_is_an_error)
+/* Fails one read after the other until a scan comes through; returns how many failed. */
+static int fail_every_read(int fatal)
 {
-    int crashes = 0, code;
-    size_t skip = 0;
+    int failed = 0, code;
 
-    open_log();
-    *at(1, r.groups[1].offset + 70) ^= 1;
-    tape_start(io);
     do {
         struct wal_facts f;
-        tape_fail(TAPE_READ, ".seg", LEVEE_ECRASHED, skip++);
+        tape_fail(TAPE_READ, ".seg", fatal, (size_t)failed);
         code = wal_scan(io, WAL_DIR, &ref_context, 0, &f, &err);
         if (code == LEVEE_OK) {
             wal_facts_release(&f);
         } else {
-            ck_assert_int_eq(code, LEVEE_ECRASHED);
-            crashes++;
+            ck_assert_int_eq(code, fatal);
+            failed++;
         }
     } while (code != LEVEE_OK);
-    ck_assert_int_ge(crashes, 4);
+    tape.fail_kind = TAPE_NONE;
+    return failed;
+}
+
+/* The machine goes down, or memory ends, at any read: an error, never a shorter log. The segment is
+ * larger than the window, so that every kind of look at it needs reads of its own. */
+START_TEST(a_crash_while_scanning_is_an_error)
+{
+    static const int fatal[] = {LEVEE_ECRASHED, LEVEE_ENOMEM};
+
+    rng = 5;
+    open_machine(1);
+    ref_begin(&r, 1, 6u << 20, 1);
+    for (int g = 0; g < 4; g++) {
+        ref_group_begin(&r);
+        for (int i = 0; i < 20; i++) {
+            ref_data(&r, 59000, &rng);
+        }
+        ref_group_end(&r);
+    }
+    put_log(&r);
+    tape_start(io);
+    for (size_t i = 0; i < ARRAY_LEN(fatal); i++) {
+        ck_assert_int_ge(fail_every_read(fatal[i]), 8); /* clean */
+        *at(1, r.frames[3].offset + 70) ^= 1;           /* damage with three groups behind it */
+        ck_assert_int_ge(fail_every_read(fatal[i]), 12);
+        *at(1, 8192 + 70) ^= 1; /* and in SEGMENT_START */
+        ck_assert_int_ge(fail_every_read(fatal[i]), 12);
+        put_log(&r);
+        *at(1, r.frames[r.frame_count - 3].offset + 70) ^= 1; /* a torn tail */
+        ck_assert_int_ge(fail_every_read(fatal[i]), 8);
+        put_log(&r);
+        *at(1, (6u << 20) - 1) ^= 1; /* a byte in the zeros */
+        ck_assert_int_ge(fail_every_read(fatal[i]), 12);
+        put_log(&r);
+    }
     close_log();
 }
 END_TEST
@@ -716,12 +884,17 @@ int main(void)
     tcase_add_test(t, a_byte_far_behind_the_end_is_found);
     tcase_add_test(t, f57_frames_of_another_life_of_the_file_are_stale);
     tcase_add_test(t, r4_r6_sectors_of_the_last_group_out_of_order);
+    tcase_add_test(t, r3_the_beginning_of_a_group_is_torn);
     tcase_add_test(t, r6_a_damaged_pad);
     tcase_add_test(t, r7_an_unreadable_sector_is_told_from_an_end);
     tcase_add_test(t, witnesses_are_found_at_every_place);
     suite_add_tcase(suite, t);
     t = tcase_create("wrong frames");
     tcase_add_test(t, r9_frames_that_verify_but_do_not_belong_here);
+    tcase_add_test(t, r9_repeated_groups_behind_damage_are_not_read);
+    tcase_add_test(t, r9_a_segment_that_begins_with_something_else);
+    tcase_add_test(t, everything_behind_an_unwitnessed_group_is_dropped);
+    tcase_add_test(t, everything_behind_an_unwitnessed_hole_is_dropped);
     tcase_add_test(t, f53_absurd_lengths_are_refused);
     tcase_add_test(t, a_seal_of_another_group_does_not_count);
     suite_add_tcase(suite, t);
