@@ -55,9 +55,9 @@ static inline uint64_t ref_frame_size(uint64_t payload)
 
 /* ---- the reference: a log in memory ---- */
 
-#define REF_SEGMENTS 6
-#define REF_GROUPS   200
-#define REF_FRAMES   1200
+#define REF_SEGMENTS 64
+#define REF_GROUPS   1200
+#define REF_FRAMES   8000
 
 struct ref_frame {
     uint16_t type, flags;
@@ -345,7 +345,7 @@ enum tape_kind {
 
 struct tape_event {
     enum tape_kind kind;
-    char name[48]; /* the file's last name, as it was then; of a rename the new one */
+    char name[48]; /* the file's name at that time; of a rename the new one */
     uint64_t offset, len;
     bool failed;
 };
@@ -372,10 +372,17 @@ static inline const char *tape_base(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* ".seg" means the segments in use, any other text the names that contain it. */
+static inline bool tape_matches(const char *name, const char *text)
+{
+    return strcmp(text, ".seg") == 0 ? strlen(name) == 20 && strcmp(name + 16, ".seg") == 0
+                                     : strstr(name, text) != NULL;
+}
+
 /* True: this call is the one to fail. */
 static inline bool tape_fails(enum tape_kind kind, const char *path, struct levee_error *err)
 {
-    if (kind != tape.fail_kind || !strstr(tape_base(path), tape.fail_name)) {
+    if (kind != tape.fail_kind || !tape_matches(tape_base(path), tape.fail_name)) {
         return false;
     }
     if (tape.fail_skip > 0) {
@@ -395,7 +402,16 @@ static inline bool tape_note(enum tape_kind kind, const char *path, uint64_t off
     MUST(tape.count < TAPE_EVENTS);
     *e = (struct tape_event){.kind = kind, .offset = offset, .len = len};
     (void)snprintf(e->name, sizeof e->name, "%.47s", tape_base(path));
-    e->failed = tape_fails(kind, path, err);
+    char *temp = strstr(e->name, IO_TEMP_SUFFIX);
+    if (temp && (kind == TAPE_WRITE || kind == TAPE_SYNC)) { /* a file knows its first name only */
+        *temp = '\0';
+        bool renamed = false;
+        for (size_t i = 0; i + 1 < tape.count && !renamed; i++) {
+            renamed = tape.events[i].kind == TAPE_RENAME && !strcmp(tape.events[i].name, e->name);
+        }
+        *temp = renamed ? '\0' : '.';
+    }
+    e->failed = tape_fails(kind, e->name, err);
     return e->failed;
 }
 
@@ -495,13 +511,13 @@ static inline void tape_start(struct io *io)
     io->ops = &tape.ops;
 }
 
-/* Events of a kind from `from` on whose name contains the text. */
+/* Events of a kind from `from` on whose name matches. */
 static inline size_t tape_find(size_t from, enum tape_kind kind, const char *name)
 {
     size_t n = 0;
 
     for (size_t i = from; i < tape.count; i++) {
-        n += tape.events[i].kind == kind && strstr(tape.events[i].name, name) != NULL;
+        n += tape.events[i].kind == kind && tape_matches(tape.events[i].name, name);
     }
     return n;
 }
