@@ -138,7 +138,7 @@ int wal_roll(struct wal *w, struct levee_error *err)
     w->start_pending = true;
     pthread_mutex_lock(&w->mutex);
     w->segments[w->segment_count++] =
-        (struct wal_extent){s->number, w->taken_lsn + 1, w->taken_lsn, w->size};
+        (struct wal_extent){s->number, w->taken_lsn + 1, w->taken_lsn, w->size, false};
     pthread_mutex_unlock(&w->mutex);
     mem_free(s);
     counter_add(&w->stat.rolls, 1);
@@ -149,11 +149,13 @@ int wal_roll(struct wal *w, struct levee_error *err)
 
 /* ---- trimming ---- */
 
-/* The oldest segment, if all of it is below the trim LSN and it is not the one being written. */
+/* The oldest segment, if all of it is below the trim LSN and the next one has a durable group:
+ * without any the log would not know its LSNs after a power loss. */
 static bool oldest_to_trim(struct wal *w, uint64_t *ret_number)
 {
     pthread_mutex_lock(&w->mutex);
-    bool yes = w->segment_count > 1 && w->segments[0].last_lsn < w->trim_lsn && !w->failed;
+    bool yes = w->segment_count > 1 && w->segments[1].begun &&
+               w->segments[0].last_lsn < w->trim_lsn && !w->failed;
     if (yes) {
         *ret_number = w->segments[0].number;
     }

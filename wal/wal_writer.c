@@ -129,15 +129,20 @@ static int write_group(struct wal *w, struct fifo *frames, uint16_t seal, struct
     counter_add(&w->stat.syncs, 1);
     counter_add(&w->stat.groups, 1);
     counter_add(&w->stat.written_bytes, g->at - w->offset);
+    bool began = w->start_pending;
     w->offset = g->at;
     w->chain = g->chain;
     w->start_pending = false;
     w->taken_lsn = last;
     pthread_mutex_lock(&w->mutex);
     w->segments[w->segment_count - 1].last_lsn = last;
+    w->segments[w->segment_count - 1].begun = true;
     pthread_mutex_unlock(&w->mutex);
     atomic_store(&w->witnessed_lsn, g->durable);
     atomic_store(&w->durable_lsn, last);
+    if (began) {
+        wal_trim(w, 0); /* what had to wait for this group */
+    }
     return LEVEE_OK;
 }
 
@@ -418,7 +423,7 @@ static int open_last(struct wal *w, const struct wal_facts *facts, struct levee_
             const struct wal_segment *x = &facts->segments[i];
             s = x;
             w->segments[w->segment_count++] =
-                (struct wal_extent){x->number, x->first_lsn, x->last_lsn, x->size};
+                (struct wal_extent){x->number, x->first_lsn, x->last_lsn, x->size, true};
         }
     }
     if (!s) { /* wal_rebuild makes one: our own bug, but no reason to crash */

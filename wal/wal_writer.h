@@ -14,6 +14,7 @@
 
 struct wal_extent { /* a segment in use */
     uint64_t number, first_lsn, last_lsn, size;
+    bool begun; /* its first group is durable */
 };
 
 struct wal_spare {

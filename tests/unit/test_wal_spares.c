@@ -268,6 +268,33 @@ START_TEST(only_segments_below_the_limit_are_trimmed)
 }
 END_TEST
 
+/* Asked for between a roll and the first group behind it, a trim is made up for afterwards. */
+START_TEST(an_early_trim_is_made_up_for)
+{
+    struct wal_stats stats;
+
+    rig_new(35);
+    rig_settle();
+    fill(10);
+    wal_stats(rig.wal, &stats);
+    uint64_t rolls = stats.rolls;
+    while (stats.rolls == rolls) {
+        rig_send(THIRD);
+        do {
+            wal_stats(rig.wal, &stats);
+        } while (stats.rolls == rolls && io_sim_step(io) && rig.done_count < rig.count);
+    }
+    ck_assert_uint_lt(rig.done_count, rig.count); /* rolled, and the group is to come */
+    size_t before = tape.count;
+    wal_trim(rig.wal, rig.count);
+    rig_settle();
+    ck_assert_uint_eq(rig.done_count, rig.count);
+    ck_assert_uint_ge(tape_find(before, TAPE_UNLINK, ".seg"), 3);
+    ck_assert_uint_eq(first_on_disk(), rig.count);
+    rig_end();
+}
+END_TEST
+
 START_TEST(trimming_goes_oldest_first_and_syncs_once)
 {
     rig_new(31);
@@ -390,6 +417,7 @@ int main(void)
     suite_add_tcase(suite, t);
     t = tcase_create("trim");
     tcase_add_test(t, only_segments_below_the_limit_are_trimmed);
+    tcase_add_test(t, an_early_trim_is_made_up_for);
     tcase_add_test(t, trimming_goes_oldest_first_and_syncs_once);
     tcase_add_test(t, a_failed_trim_fails_the_log);
     tcase_add_test(t, a_trim_never_removes_the_last_durable_group);
