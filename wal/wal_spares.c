@@ -13,7 +13,7 @@
 
 #define SPACE_RETRY_NS 200000000u
 
-static int make_spare(struct wal *w, struct levee_error *err)
+int wal_spare_make(struct wal *w, struct levee_error *err)
 {
     struct wal_segment_header h = {
         .context = w->opt.context,
@@ -46,12 +46,11 @@ static int make_spare(struct wal *w, struct levee_error *err)
     s->salt = h.salt;
     pthread_mutex_lock(&w->mutex);
     fifo_push(&w->spares, &s->link);
-    bool wanted = w->roll_waits;
+    if (w->roll_waits && !w->stopping) {
+        wal_kick(w); /* under the mutex: once stopping is set, the log lane may end */
+    }
     w->roll_waits = false;
     pthread_mutex_unlock(&w->mutex);
-    if (wanted) {
-        wal_kick(w);
-    }
     return LEVEE_OK;
 }
 
@@ -78,7 +77,7 @@ static void run_make(struct io_task *t)
     if (!more) {
         return;
     }
-    int code = make_spare(w, &err);
+    int code = wal_spare_make(w, &err);
     if (code == LEVEE_OK) {
         tell_space(w, false);
         w->io->ops->lane_post(w->helper, &w->make_task);

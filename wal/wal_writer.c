@@ -317,12 +317,34 @@ static void run_idle(struct io_task *t)
     seal_idle(w);
 }
 
+/* The helper may be at its end, so the log lane makes the segment that its last frames need. False:
+ * they need none, or there is no room: then they never become durable. */
+static bool spare_for_the_rest(struct wal *w)
+{
+    struct levee_error err = {0};
+
+    pthread_mutex_lock(&w->mutex);
+    bool needed = w->queue.head && !w->failed;
+    bool ready = needed && w->spares.head;
+    pthread_mutex_unlock(&w->mutex);
+    if (!needed || ready) {
+        return ready;
+    }
+    int code = wal_spare_make(w, &err);
+    if (code && levee_error_class(code) != LEVEE_CLASS_RETRY) {
+        wal_fail(w, &err);
+    }
+    return code == LEVEE_OK;
+}
+
 static void run_close(struct io_task *t)
 {
     struct wal *w = CONTAINER_OF(t, struct wal, close_task);
 
-    while (!has_failed(w) && flush_once(w)) {
-    }
+    do {
+        while (!has_failed(w) && flush_once(w)) {
+        }
+    } while (spare_for_the_rest(w));
     seal_idle(w);
 }
 
@@ -513,12 +535,13 @@ void wal_close(struct wal *w)
     if (!w) {
         return;
     }
+    pthread_mutex_lock(&w->mutex);
+    w->stopping =
+        true; /* from here on the helper makes no spare and posts nothing to the log lane */
+    pthread_mutex_unlock(&w->mutex);
     if (w->log && w->helper) {
         w->io->ops->lane_post(w->log, &w->close_task);
     }
-    pthread_mutex_lock(&w->mutex);
-    w->stopping = true;
-    pthread_mutex_unlock(&w->mutex);
     if (w->log) {
         w->io->ops->lane_close(w->log);
     }

@@ -73,6 +73,8 @@ void wal_fail(struct wal *w, const struct levee_error *why);
 /* Takes a spare as the segment to write; FULL: none is ready, the helper asks for a flush when one
  * is. Log lane. */
 int wal_roll(struct wal *w, struct levee_error *err);
+/* Makes one spare on the lane that calls; helper, and the log lane when it ends. */
+int wal_spare_make(struct wal *w, struct levee_error *err);
 void wal_spares_init(struct wal *w);
 void wal_spares_make(struct wal *w); /* any thread: asks the helper to fill up */
 void wal_spares_release(struct wal *w);
