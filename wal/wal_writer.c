@@ -525,6 +525,9 @@ int wal_open(struct io *io, const struct wal_options *options, const struct wal_
         wal_close(w);
         return code;
     }
+    if (atomic_load(&w->witnessed_lsn) != atomic_load(&w->durable_lsn)) {
+        arm_idle(w); /* what recovery has written again wants a witness, even if nothing follows */
+    }
     wal_spares_make(w);
     *ret = w;
     return LEVEE_OK;
