@@ -421,6 +421,11 @@ uint64_t wal_epoch(const struct wal *w)
 
 void wal_stats(const struct wal *w, struct wal_stats *ret)
 {
+    struct wal *m = (struct wal *)(uintptr_t)w;
+
+    pthread_mutex_lock(&m->mutex);
+    size_t segments = m->segment_count;
+    pthread_mutex_unlock(&m->mutex);
     *ret = (struct wal_stats){
         .frames = counter_get(&w->stat.frames),
         .groups = counter_get(&w->stat.groups),
@@ -429,7 +434,7 @@ void wal_stats(const struct wal *w, struct wal_stats *ret)
         .rolls = counter_get(&w->stat.rolls),
         .payload_bytes = counter_get(&w->stat.payload_bytes),
         .written_bytes = counter_get(&w->stat.written_bytes),
-        .segments = w->segment_count,
+        .segments = segments,
     };
 }
 
