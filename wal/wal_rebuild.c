@@ -97,6 +97,7 @@ static void void_behind(struct wal_facts *f, uint64_t keep_from)
 {
     for (size_t i = 0; i < f->segment_count; i++) {
         struct wal_segment *s = &f->segments[i];
+        s->void_tail = s->void_tail || s->first_lsn != 0; /* the new segment follows */
         if (!s->first_lsn || s->last_lsn < keep_from) {
             continue;
         }
@@ -106,7 +107,6 @@ static void void_behind(struct wal_facts *f, uint64_t keep_from)
         s->end_offset =
             inside ? f->entries[e].offset / WAL_GROUP_ALIGN * WAL_GROUP_ALIGN : WAL_HEADER_BYTES;
         s->last_lsn = s->first_lsn < keep_from ? keep_from - 1 : s->first_lsn - 1;
-        s->void_tail = true;
     }
 }
 
@@ -249,14 +249,13 @@ int wal_rebuild(struct io *io, const struct wal_options *options, struct wal_fac
 static int quarantine_tail(struct io *io, const char *dir, const struct wal_segment *s,
                            uint64_t from, struct levee_error *err)
 {
-    char path[IO_PATH_MAX], name[96], copy[IO_PATH_MAX];
+    char name[96], copy[IO_PATH_MAX];
     struct io_file *out = NULL;
     struct wal_window v;
     const uint8_t *p;
     int code = wal_window_open(&v, io, dir, s->name, err);
 
     (void)snprintf(name, sizeof name, "%s.%llu.torn", s->name, (unsigned long long)from);
-    (void)path;
     if (code == LEVEE_OK) {
         code = io_path(copy, dir, name, err);
     }
@@ -283,7 +282,9 @@ static int quarantine_tail(struct io *io, const char *dir, const struct wal_segm
     return code ? code : io_quarantine(io, dir, copy, err);
 }
 
-static int give_back(struct io *io, const char *dir, struct wal_segment *s, struct levee_error *err)
+/* *names_changed: the directory is to be synced. */
+static int give_back(struct io *io, const char *dir, struct wal_segment *s, bool *names_changed,
+                     struct levee_error *err)
 {
     char path[IO_PATH_MAX];
     struct io_file *f = NULL;
@@ -301,6 +302,7 @@ static int give_back(struct io *io, const char *dir, struct wal_segment *s, stru
     if (code == LEVEE_OK && nothing_left) {
         code = io->ops->unlink(io, path, err);
         s->gone = code == LEVEE_OK;
+        *names_changed = true;
     } else if (code == LEVEE_OK && s->end_offset < s->size) {
         code = io->ops->open(io, path, IO_WRITE, &f, err);
         if (code == LEVEE_OK) {
@@ -323,8 +325,7 @@ int wal_clean(struct io *io, const struct wal_options *options, struct wal_facts
     for (size_t i = 0; i + 1 < facts->segment_count && code == LEVEE_OK; i++) {
         struct wal_segment *s = &facts->segments[i];
         if (!s->gone && (s->spare || s->void_tail || s->torn || s->header_bad)) {
-            code = give_back(io, dir, s, err);
-            changed = true;
+            code = give_back(io, dir, s, &changed, err);
             crash_at(io, CP_REC_AFTER_VOID);
         }
     }
