@@ -7,6 +7,7 @@
 #define LEVEE_TEST_WAL_RIG_H
 
 #include "tests/unit/test_wal.h"
+#include "wal/wal_writer.h"
 
 #define RIG_SENT 4000
 #define MS       UINT64_C(1000000)
@@ -24,6 +25,8 @@ static struct {
     struct wal_options opt;
     struct sent sent[RIG_SENT];
     size_t count, done_count;
+    uint64_t last_done; /* LSN */
+    bool closing;
     int failures; /* calls of the hook */
     struct levee_error failure;
     char space[64]; /* what the hook was told: '-' short of space, '+' room again */
@@ -33,7 +36,10 @@ static inline void rig_done(struct wal_frame *frame, int code)
 {
     struct sent *s = frame->owner;
 
-    MUST(s->code == 1); /* exactly once */
+    MUST(s->code == 1); /* exactly once, in order, on the log lane unless that has ended */
+    MUST(frame->lsn > rig.last_done);
+    MUST(rig.closing || io->ops->lane_current(rig.wal->log));
+    rig.last_done = frame->lsn;
     MUST(code == LEVEE_OK || code == LEVEE_EWAL_FAILED);
     s->code = code;
     s->done_at = tape.count;
@@ -148,8 +154,11 @@ static inline void rig_free_frames(void)
 
 static inline void rig_close(void)
 {
+    rig.closing = true;
     wal_close(rig.wal);
     rig.wal = NULL;
+    rig.closing = false;
+    rig.last_done = 0; /* the next life may give LSNs of unacknowledged frames out again */
     ck_assert_uint_eq(rig.done_count, rig.count); /* every frame was called back */
 }
 

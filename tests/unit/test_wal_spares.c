@@ -194,6 +194,25 @@ START_TEST(a_spare_that_cannot_be_made_fails_the_log)
 }
 END_TEST
 
+/* Frames wait for a segment that cannot be made: they are told, in order, on the log lane. */
+START_TEST(a_failing_helper_leaves_no_frame_waiting)
+{
+    rig_machine(15);
+    set_disk(2, 16384);
+    ck_assert_int_eq(wal_open(io, &rig.opt, NULL, &rig.wal, &err), LEVEE_OK);
+    rig_send_many(20, 9000);
+    rig_run(1000 * MS);
+    size_t before = rig_acknowledged();
+    ck_assert_uint_lt(before, 20);
+    tape_fail(TAPE_CREATE, ".tmp", LEVEE_EIO, 0);
+    rig_run(1000 * MS);
+    ck_assert_int_eq(rig.failures, 1);
+    ck_assert_uint_eq(rig.done_count, 20);
+    ck_assert_uint_eq(rig_acknowledged(), before);
+    rig_end();
+}
+END_TEST
+
 START_TEST(no_memory_for_a_spare_is_waited_out)
 {
     for (uint64_t k = 1; k <= 5; k++) {
@@ -380,8 +399,7 @@ START_TEST(a_trim_never_removes_the_last_durable_group)
         rig_settle();
         bool crashed = io_sim_crashed(io);
         io_sim_crash(io);
-        wal_close(rig.wal);
-        rig.wal = NULL;
+        rig_close();
         io_sim_power_loss(io);
         struct wal_facts facts;
         ck_assert_int_eq(wal_scan(io, WAL_DIR, &ref_context, known, &facts, &err), LEVEE_OK);
@@ -390,7 +408,6 @@ START_TEST(a_trim_never_removes_the_last_durable_group)
         ck_assert(!facts.bad.witnessed);
         trimmed += facts.first_lsn > 1;
         wal_facts_release(&facts);
-        rig.done_count = rig.count;
         rig_end();
         steps++;
         if (!crashed) {
@@ -413,6 +430,7 @@ int main(void)
     tcase_add_test(t, closing_on_a_full_disk_ends);
     tcase_add_test(t, an_idle_seal_waits_for_room);
     tcase_add_test(t, a_spare_that_cannot_be_made_fails_the_log);
+    tcase_add_test(t, a_failing_helper_leaves_no_frame_waiting);
     tcase_add_test(t, no_memory_for_a_spare_is_waited_out);
     suite_add_tcase(suite, t);
     t = tcase_create("trim");
