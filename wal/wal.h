@@ -47,9 +47,10 @@ size_t wal_payload_max(uint64_t segment_bytes);
 
 /*
  * One data frame on its way into the log. The owner keeps it (and the payload) alive and unchanged
- * until `done` was called, exactly once, on the log lane: LEVEE_OK = durable; anything else: the
- * log has failed, nothing later becomes durable. Payload may be in up to two pieces (a head the
- * owner encodes late, and the bulk).
+ * until `done` was called, exactly once, on the log lane and in the order of LSNs (from wal_close
+ * for what the log lane could not finish): LEVEE_OK = durable; anything else: the log has failed or
+ * was closed without room, nothing later becomes durable. Payload may be in up to two pieces (a
+ * head the owner encodes late, and the bulk).
  */
 struct wal_frame {
     struct link link;

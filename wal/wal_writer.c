@@ -150,10 +150,8 @@ static int write_group(struct wal *w, struct fifo *frames, uint16_t seal, struct
 
 void wal_fail(struct wal *w, const struct levee_error *why)
 {
-    struct fifo orphans;
     bool first;
 
-    fifo_init(&orphans);
     pthread_mutex_lock(&w->mutex);
     first = !w->failed;
     if (first) {
@@ -162,12 +160,26 @@ void wal_fail(struct wal *w, const struct levee_error *why)
         w->error.code = LEVEE_EWAL_FAILED;
         err_context(&w->error, "log");
     }
-    fifo_take(&orphans, &w->queue);
-    w->queued_bytes = 0;
     pthread_mutex_unlock(&w->mutex);
     if (first && w->opt.failed) {
         w->opt.failed(w->opt.failed_arg, &w->error);
     }
+    pthread_mutex_lock(&w->mutex);
+    if (!w->stopping) {
+        wal_kick(w); /* the log lane calls back what is queued; a close does it by itself */
+    }
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* Nothing that is queued becomes durable any more. */
+static void give_up_queue(struct wal *w)
+{
+    struct fifo orphans;
+
+    fifo_init(&orphans);
+    pthread_mutex_lock(&w->mutex);
+    fifo_take(&orphans, &w->queue);
+    pthread_mutex_unlock(&w->mutex);
     for (struct link *l; (l = fifo_pop(&orphans)) != NULL;) {
         struct wal_frame *f = CONTAINER_OF(l, struct wal_frame, link);
         f->done(f, LEVEE_EWAL_FAILED);
@@ -201,7 +213,6 @@ static bool cut_group(struct wal *w, struct fifo *ret)
             break;
         }
         (void)fifo_pop(&w->queue);
-        w->queued_bytes -= n;
         bytes += n;
         fifo_push(ret, &f->link);
     }
@@ -272,7 +283,9 @@ static void run_flush(struct io_task *t)
     struct wal *w = CONTAINER_OF(t, struct wal, flush_task);
 
     atomic_store(&w->flush_posted, false);
-    if (!has_failed(w) && flush_once(w)) {
+    if (has_failed(w)) {
+        give_up_queue(w);
+    } else if (flush_once(w)) {
         wal_kick(w); /* a task of its own, so that other tasks of this lane have their turn */
     }
 }
@@ -345,6 +358,7 @@ static void run_close(struct io_task *t)
         while (!has_failed(w) && flush_once(w)) {
         }
     } while (spare_for_the_rest(w));
+    give_up_queue(w);
     seal_idle(w);
 }
 
@@ -377,7 +391,6 @@ int wal_append(struct wal *w, struct wal_frame *first, struct levee_error *err)
         struct wal_frame *f = CONTAINER_OF(l, struct wal_frame, link);
         next = l->next;
         f->lsn = w->next_lsn++;
-        w->queued_bytes += wal_frame_bytes(f->payload[0].len + f->payload[1].len);
         fifo_push(&w->queue, l);
     }
     pthread_mutex_unlock(&w->mutex);
@@ -559,11 +572,7 @@ void wal_close(struct wal *w)
     if (w->helper) {
         w->io->ops->lane_close(w->helper);
     }
-    for (struct link *l;
-         (l = fifo_pop(&w->queue)) != NULL;) { /* no segment for them: never durable */
-        struct wal_frame *f = CONTAINER_OF(l, struct wal_frame, link);
-        f->done(f, LEVEE_EWAL_FAILED);
-    }
+    give_up_queue(w); /* a machine that has crashed runs no close task */
     if (w->file) {
         w->io->ops->close(w->file);
     }

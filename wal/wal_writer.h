@@ -31,7 +31,6 @@ struct wal {
 
     pthread_mutex_t mutex; /* guards from here … */
     struct fifo queue;     /* frames with an LSN, not yet written */
-    uint64_t queued_bytes;
     uint64_t next_lsn;
     bool failed, closing, stopping;
     struct levee_error error;
