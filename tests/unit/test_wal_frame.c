@@ -96,19 +96,17 @@ START_TEST(every_flipped_bit_of_a_header_is_noticed)
     uint64_t rng = 2;
 
     for (int i = 0; i < 200; i++) {
-        struct wal_header h = random_header(&rng), ret;
-        uint8_t out[WAL_FRAME_HEADER], untouched[sizeof ret];
+        struct wal_header h = random_header(&rng), ret = random_header(&rng), untouched = ret;
+        uint8_t out[WAL_FRAME_HEADER];
         uint64_t salt = rng_next(&rng);
         wal_header_encode(out, &h, salt, OFFSET, CHAIN);
-        memset(&ret, 0xa5, sizeof ret);
-        memset(untouched, 0xa5, sizeof untouched);
         for (unsigned bit = 0; bit < WAL_FRAME_HEADER * 8; bit++) {
             out[bit / 8] ^= (uint8_t)(1u << bit % 8);
             enum wal_verdict v = wal_header_decode(out, salt, OFFSET, &ret);
             MUST(v == (bit < 32 ? WAL_FRAME_BAD : WAL_FRAME_STALE));
             out[bit / 8] ^= (uint8_t)(1u << bit % 8);
         }
-        MUST(memcmp(&ret, untouched, sizeof ret) == 0);
+        same_header(&ret, &untouched);
     }
 }
 END_TEST

@@ -226,4 +226,63 @@ static inline void rig_same(const struct ref_log *r, size_t count)
     ck_assert_uint_eq(n, count);
 }
 
+/* ---- what the tape must show ---- */
+
+/* W2 and W3 over the whole tape: writes to segments in use are whole blocks, go up, and none
+ * touches or precedes what was synced before; between a sync and the next write nobody is skipped.
+ */
+static inline void rig_check_order(void)
+{
+    struct {
+        char name[24];
+        uint64_t written, synced;
+    } files[64];
+    size_t count = 0;
+
+    for (size_t i = 0; i < tape.count; i++) {
+        const struct tape_event *e = &tape.events[i];
+        if ((e->kind != TAPE_WRITE && e->kind != TAPE_SYNC) || !tape_matches(e->name, ".seg")) {
+            continue;
+        }
+        size_t f = 0;
+        while (f < count && strcmp(files[f].name, e->name) != 0) {
+            f++;
+        }
+        if (f == count) {
+            MUST(++count < ARRAY_LEN(files));
+            memcpy(files[f].name, e->name, 21);
+            files[f].written = files[f].synced = 8192;
+        }
+        MUST(f + 1 == count); /* never an older segment again */
+        if (e->kind == TAPE_WRITE) {
+            MUST(e->offset >= files[f].synced);
+            MUST(e->offset == files[f].written || files[f].written == 8192);
+            MUST(files[f].written != files[f].synced || e->offset % BLOCK == 0);
+            files[f].written = e->offset + e->len;
+        } else {
+            MUST(files[f].written % BLOCK == 0);
+            files[f].synced = files[f].written;
+        }
+    }
+}
+
+/* W1: when done(OK) came, the last write to a segment in use had been followed by a sync of it. */
+static inline void rig_check_acknowledgements(void)
+{
+    for (size_t s = 0; s < rig.count; s++) {
+        if (rig.sent[s].code != LEVEE_OK) {
+            continue;
+        }
+        enum tape_kind last = TAPE_NONE;
+        for (size_t i = rig.sent[s].done_at; i-- > 0 && last == TAPE_NONE;) {
+            const struct tape_event *e = &tape.events[i];
+            if (tape_matches(e->name, ".seg") && (e->kind == TAPE_WRITE || e->kind == TAPE_SYNC)) {
+                MUST(!e->failed);
+                last = e->kind;
+            }
+        }
+        MUST(last == TAPE_SYNC);
+    }
+}
+
 #endif

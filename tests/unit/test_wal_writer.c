@@ -7,64 +7,7 @@
 
 static struct ref_log r;
 
-/* ---- what the tape must show ---- */
-
-/* W2 and W3 over the whole tape: writes to segments in use are whole blocks, go up, and none
- * touches or precedes what was synced before; between a sync and the next write nobody is skipped.
- */
-static void check_order(void)
-{
-    struct {
-        char name[24];
-        uint64_t written, synced;
-    } files[64];
-    size_t count = 0;
-
-    for (size_t i = 0; i < tape.count; i++) {
-        const struct tape_event *e = &tape.events[i];
-        if ((e->kind != TAPE_WRITE && e->kind != TAPE_SYNC) || !tape_matches(e->name, ".seg")) {
-            continue;
-        }
-        size_t f = 0;
-        while (f < count && strcmp(files[f].name, e->name) != 0) {
-            f++;
-        }
-        if (f == count) {
-            MUST(++count < ARRAY_LEN(files));
-            memcpy(files[f].name, e->name, 21);
-            files[f].written = files[f].synced = 8192;
-        }
-        MUST(f + 1 == count); /* never an older segment again */
-        if (e->kind == TAPE_WRITE) {
-            MUST(e->offset >= files[f].synced);
-            MUST(e->offset == files[f].written || files[f].written == 8192);
-            MUST(files[f].written != files[f].synced || e->offset % BLOCK == 0);
-            files[f].written = e->offset + e->len;
-        } else {
-            MUST(files[f].written % BLOCK == 0);
-            files[f].synced = files[f].written;
-        }
-    }
-}
-
-/* W1: when done(OK) came, the last write to a segment in use had been followed by a sync of it. */
-static void check_acknowledgements(void)
-{
-    for (size_t s = 0; s < rig.count; s++) {
-        if (rig.sent[s].code != LEVEE_OK) {
-            continue;
-        }
-        enum tape_kind last = TAPE_NONE;
-        for (size_t i = rig.sent[s].done_at; i-- > 0 && last == TAPE_NONE;) {
-            const struct tape_event *e = &tape.events[i];
-            if (tape_matches(e->name, ".seg") && (e->kind == TAPE_WRITE || e->kind == TAPE_SYNC)) {
-                MUST(!e->failed);
-                last = e->kind;
-            }
-        }
-        MUST(last == TAPE_SYNC);
-    }
-}
+/* ---- what the tape and the disk must show ---- */
 
 /* W3 from the bytes: every frame carries the last LSN of the group before its own. */
 static void check_witnesses(void)
@@ -81,8 +24,8 @@ static void check_all(size_t frames)
     rig_read(&r, 100);
     rig_same(&r, frames);
     check_witnesses();
-    check_order();
-    check_acknowledgements();
+    rig_check_order();
+    rig_check_acknowledgements();
     ref_release(&r);
 }
 
@@ -459,110 +402,7 @@ START_TEST(done_may_append)
 }
 END_TEST
 
-/* ---- failing ---- */
-
-/* Nothing is acknowledged any more, nothing is written any more, whatever happens afterwards. */
-static void is_dead(size_t acknowledged)
-{
-    uint64_t durable = wal_durable_lsn(rig.wal);
-    size_t before = tape.count;
-
-    ck_assert_int_eq(rig.failures, 1);
-    ck_assert_int_eq(rig.failure.code, LEVEE_EWAL_FAILED);
-    ck_assert_ptr_nonnull(strstr(rig.failure.what, "made to fail"));
-    struct sent *late = rig_frame(10);
-    ck_assert_int_eq(wal_append(rig.wal, &late->frame, &err), LEVEE_EWAL_FAILED);
-    ck_assert_ptr_nonnull(strstr(err.what, "made to fail"));
-    free(late->payload); /* no done will come for it */
-    rig.count--;
-    wal_kick(rig.wal);
-    wal_trim(rig.wal, UINT64_MAX);
-    rig_run(5000 * MS);
-    rig_close();
-    ck_assert_int_eq(rig.failures, 1);
-    ck_assert_uint_eq(rig_acknowledged(), acknowledged);
-    ck_assert_uint_eq(durable, acknowledged);
-    for (size_t i = before; i < tape.count; i++) {
-        ck_assert_int_ne(tape.events[i].kind, TAPE_WRITE);
-        ck_assert_int_ne(tape.events[i].kind, TAPE_SYNC);
-        ck_assert_int_ne(tape.events[i].kind, TAPE_UNLINK);
-    }
-}
-
-/* 38, 40: of a sync, also with ENOSPC; of a write; of the idle seal. W4. */
-START_TEST(a_failed_write_or_sync_is_final)
-{
-    static const struct {
-        enum tape_kind kind;
-        int code;
-    } cases[] = {{TAPE_SYNC, LEVEE_EIO},       {TAPE_SYNC, LEVEE_ENOSPACE},
-                 {TAPE_SYNC, LEVEE_ENOMEM},    {TAPE_WRITE, LEVEE_EIO},
-                 {TAPE_WRITE, LEVEE_ENOSPACE}, {TAPE_WRITE, LEVEE_EACCESS}};
-
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        rig_new(20 + i);
-        rig_settle();
-        rig_send_many(3, 100);
-        rig_settle();
-        rig_send_many(3, 100);
-        tape_fail(cases[i].kind, ".seg", cases[i].code, 0);
-        rig_settle();
-        ck_assert_uint_eq(rig.done_count, rig.count);
-        is_dead(3);
-        rig_end();
-    }
-}
-END_TEST
-
-START_TEST(a_failed_idle_seal_is_final)
-{
-    rig_new(30);
-    rig_settle();
-    rig_send_many(3, 100);
-    rig_settle();
-    tape_fail(TAPE_SYNC, ".seg", LEVEE_EIO, 0);
-    rig_run(1000 * MS);
-    is_dead(3);
-    rig_end();
-}
-END_TEST
-
-/* A failing group that follows a roll, and frames that wait for their group meanwhile. */
-START_TEST(a_failure_reaches_everything_that_is_queued)
-{
-    rig_machine(31);
-    rig.opt.group_bytes_max = 1;
-    ck_assert_int_eq(wal_open(io, &rig.opt, NULL, &rig.wal, &err), LEVEE_OK);
-    rig_settle();
-    rig_send_many(40, 5000);
-    tape_fail(TAPE_SYNC, ".seg", LEVEE_EIO, 14);
-    rig_run(10 * MS);
-    ck_assert_uint_eq(rig.done_count, 40);
-    for (size_t i = 0; i < rig.count; i++) { /* a prefix */
-        ck_assert_int_eq(rig.sent[i].code, i < 14 ? LEVEE_OK : LEVEE_EWAL_FAILED);
-    }
-    is_dead(14);
-    check_order();
-    rig_end();
-}
-END_TEST
-
-/* A machine that is gone calls nobody back, but closing does. */
-START_TEST(a_crash_acknowledges_nothing)
-{
-    rig_new(32);
-    rig_settle();
-    rig_send_many(3, 100);
-    io_sim_crash(io);
-    rig_run(10 * MS);
-    ck_assert_uint_eq(rig.done_count, 0);
-    rig_close();
-    ck_assert_uint_eq(rig_acknowledged(), 0);
-    rig_end();
-}
-END_TEST
-
-/* ---- open and close ---- */
+/* ---- the end ---- */
 
 START_TEST(closing_writes_what_is_queued_and_seals)
 {
@@ -577,43 +417,6 @@ START_TEST(closing_writes_what_is_queued_and_seals)
     ref_release(&r);
     check_all(30);
     wal_close(NULL);
-    rig_end();
-}
-END_TEST
-
-START_TEST(a_failed_open_leaves_nothing_open)
-{
-    static const enum tape_kind kinds[] = {TAPE_CREATE, TAPE_WRITE,    TAPE_SYNC,
-                                           TAPE_RENAME, TAPE_SYNC_DIR, TAPE_OPEN};
-    uint64_t k = 0;
-    int code;
-
-    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        rig_machine(41);
-        tape_fail(kinds[i], "", LEVEE_EIO, 0);
-        ck_assert_int_eq(wal_open(io, &rig.opt, NULL, &rig.wal, &err), LEVEE_EIO);
-        ck_assert_ptr_null(rig.wal);
-        ck_assert_int_eq(rig.failures, 0);
-        rig_end();
-    }
-    do {
-        rig_machine(42);
-        mem_fail_at(++k);
-        code = wal_open(io, &rig.opt, NULL, &rig.wal, &err);
-        mem_fail_at(0);
-        ck_assert(code == LEVEE_OK || code == LEVEE_ENOMEM);
-        rig_end();
-    } while (code != LEVEE_OK);
-    ck_assert_uint_gt(k, 10);
-}
-END_TEST
-
-START_TEST(a_log_without_a_segment_is_refused)
-{
-    struct wal_facts facts = {.first_lsn = 1, .next_lsn = 1};
-
-    rig_machine(43);
-    ck_assert_int_eq(wal_open(io, &rig.opt, &facts, &rig.wal, &err), LEVEE_EWAL_GAP);
     rig_end();
 }
 END_TEST
@@ -670,16 +473,8 @@ int main(void)
     tcase_add_test(t, the_owner_is_asked_before_each_group);
     tcase_add_test(t, done_may_append);
     suite_add_tcase(suite, t);
-    t = tcase_create("failing");
-    tcase_add_test(t, a_failed_write_or_sync_is_final);
-    tcase_add_test(t, a_failed_idle_seal_is_final);
-    tcase_add_test(t, a_failure_reaches_everything_that_is_queued);
-    tcase_add_test(t, a_crash_acknowledges_nothing);
-    suite_add_tcase(suite, t);
-    t = tcase_create("open and close");
+    t = tcase_create("end");
     tcase_add_test(t, closing_writes_what_is_queued_and_seals);
-    tcase_add_test(t, a_failed_open_leaves_nothing_open);
-    tcase_add_test(t, a_log_without_a_segment_is_refused);
     tcase_add_test(t, the_numbers_add_up);
     suite_add_tcase(suite, t);
     return suite_main(suite);
