@@ -275,10 +275,9 @@ START_TEST(a_quiet_log_gets_its_witness_after_a_restart)
     rig_run(1000 * MS);
     ck_assert_uint_eq(wal_witnessed_lsn(rig.wal), 3);
     rig_close();
-    size_t before = tape.count;
     ck_assert_int_eq(rig_recover(&err), LEVEE_OK); /* nothing to rewrite: no seal needed */
     rig_settle();
-    before = tape.count;
+    size_t before = tape.count;
     rig_run(10000 * MS);
     ck_assert_uint_eq(tape.count, before);
     rig_end();
