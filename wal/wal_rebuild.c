@@ -199,15 +199,13 @@ int wal_rebuild(struct io *io, const struct wal_options *options, struct wal_fac
     struct rebuild r = {.salt = io->ops->random(io) | 1, .durable = keep_from - 1};
     struct wal_entry *moved = mem_alloc((facts->entry_count + 1) * sizeof *moved);
     size_t count = 0;
-    int code = LEVEE_OK;
+    int code;
 
     if (!moved) {
         return err_nomem(err, facts->entry_count * sizeof *moved);
     }
     r.chain = r.salt;
-    if (code == LEVEE_OK) {
-        code = build_group(io, options->dir, facts, &start, keep_to, &r, moved, &count, err);
-    }
+    code = build_group(io, options->dir, facts, &start, keep_to, &r, moved, &count, err);
     if (code == LEVEE_OK) {
         uint64_t segment_bytes =
             options->segment_bytes ? options->segment_bytes : WAL_SEGMENT_DEFAULT;

@@ -94,6 +94,27 @@ START_TEST(a_failure_reaches_everything_that_is_queued)
 }
 END_TEST
 
+/* A group of three writes: behind the one that failed there is none, nor a sync. */
+START_TEST(a_group_of_several_writes_ends_with_the_first_that_fails)
+{
+    for (size_t skip = 0; skip < 3; skip++) {
+        rig_machine(33);
+        rig.opt.segment_bytes = 1u << 20;
+        ck_assert_int_eq(wal_open(io, &rig.opt, NULL, &rig.wal, &err), LEVEE_OK);
+        rig_settle();
+        size_t before = tape.count;
+        rig_send_many(1000, 16);
+        tape_fail(TAPE_WRITE, ".seg", LEVEE_EIO, skip);
+        rig_settle();
+        ck_assert_uint_eq(tape_find(before, TAPE_WRITE, ".seg"), skip + 1);
+        ck_assert_uint_eq(tape_find(before, TAPE_SYNC, ".seg"), 0);
+        ck_assert_uint_eq(rig.done_count, 1000);
+        is_dead(0);
+        rig_end();
+    }
+}
+END_TEST
+
 /* A machine that is gone calls nobody back, but closing does. */
 START_TEST(a_crash_acknowledges_nothing)
 {
@@ -230,6 +251,7 @@ int main(void)
     tcase_add_test(t, a_failed_write_or_sync_is_final);
     tcase_add_test(t, a_failed_idle_seal_is_final);
     tcase_add_test(t, a_failure_reaches_everything_that_is_queued);
+    tcase_add_test(t, a_group_of_several_writes_ends_with_the_first_that_fails);
     tcase_add_test(t, a_crash_acknowledges_nothing);
     tcase_add_test(t, no_memory_for_a_roll_is_final);
     tcase_add_test(t, a_failure_while_closing_is_told);
