@@ -34,7 +34,6 @@ struct io_stat {
     enum io_kind kind; /* IO_NONE: no such name (not an error) */
     uint64_t size;
     uint64_t dev, inode;
-    uint64_t links; /* names of the same file */
 };
 
 /* One name in a directory; the list is sorted by name. Freed with io_list_free. */

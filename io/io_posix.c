@@ -184,7 +184,6 @@ static void fill_stat(const struct stat *st, struct io_stat *ret)
         .size = (uint64_t)st->st_size,
         .dev = st->st_dev,
         .inode = st->st_ino,
-        .links = st->st_nlink,
     };
 }
 

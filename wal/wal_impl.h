@@ -26,15 +26,10 @@ void wal_segment_name(char out[WAL_NAME_BYTES], uint64_t number);
 bool wal_segment_number(const char *name, uint64_t *ret);
 
 /* Makes a zero-filled segment under its temporary name, headers and first group (may be empty)
- * written, synced. aside: the number of one that was set aside and may be used again; 0: none. The
- * open file is returned; publish renames it. */
+ * written, synced. The open file is returned; publish renames it. */
 int wal_segment_create(struct io *io, const char *dir, const struct wal_segment_header *h,
-                       uint64_t aside, struct levee_slice first_group, struct io_file **ret,
+                       struct levee_slice first_group, struct io_file **ret,
                        struct levee_error *err);
-/* Gives a segment a temporary name, and takes that away. Neither syncs the directory. */
-int wal_segment_set_aside(struct io *io, const char *dir, uint64_t number, struct levee_error *err);
-int wal_segment_drop_aside(struct io *io, const char *dir, uint64_t number,
-                           struct levee_error *err);
 int wal_segment_publish(struct io *io, const char *dir, uint64_t number, bool rebuild,
                         struct levee_error *err);
 

@@ -164,7 +164,7 @@ static int create(struct io *io, const struct wal_options *o, const struct wal_s
                   struct levee_slice group, struct wal_facts *f, struct levee_error *err)
 {
     struct io_file *file = NULL;
-    int code = wal_segment_create(io, o->dir, h, 0, group, &file, err);
+    int code = wal_segment_create(io, o->dir, h, group, &file, err);
 
     if (code == LEVEE_ENOSPACE) { /* unused spares hold nothing: their room is enough for one small
                                      segment */
@@ -177,7 +177,7 @@ static int create(struct io *io, const struct wal_options *o, const struct wal_s
             }
         }
         err_clear(err);
-        code = wal_segment_create(io, o->dir, h, 0, group, &file, err);
+        code = wal_segment_create(io, o->dir, h, group, &file, err);
     }
     if (file) {
         io->ops->close(file);

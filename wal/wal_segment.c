@@ -139,67 +139,15 @@ static int temp_path(char path[IO_PATH_MAX], const char *dir, uint64_t number,
     return io_path(path, dir, name, err);
 }
 
-int wal_segment_set_aside(struct io *io, const char *dir, uint64_t number, struct levee_error *err)
-{
-    char from[IO_PATH_MAX], to[IO_PATH_MAX], name[WAL_NAME_BYTES];
-    int code = temp_path(to, dir, number, err);
-
-    wal_segment_name(name, number);
-    if (code == LEVEE_OK) {
-        code = io_path(from, dir, name, err);
-    }
-    return code ? code : io->ops->rename(io, from, to, err);
-}
-
-int wal_segment_drop_aside(struct io *io, const char *dir, uint64_t number, struct levee_error *err)
-{
-    char path[IO_PATH_MAX];
-    int code = temp_path(path, dir, number, err);
-
-    return code ? code : io->ops->unlink(io, path, err);
-}
-
-/* Takes a file that was set aside under another temporary name, *ret stays NULL if it cannot be
- * used: another name of the same file (a savepoint's, a copy made of links) would see it change. */
-static int open_aside(struct io *io, const char *dir, uint64_t aside, const char *path,
-                      uint64_t size, struct io_file **ret, struct levee_error *err)
-{
-    char from[IO_PATH_MAX];
-    struct io_stat st = {0};
-    struct io_file *f = NULL;
-    int code = temp_path(from, dir, aside, err);
-
-    if (code == LEVEE_OK) {
-        code = io->ops->rename(io, from, path, err);
-    }
-    if (code == LEVEE_OK) {
-        code = io->ops->open(io, path, IO_WRITE, &f, err);
-    }
-    if (code == LEVEE_OK) {
-        code = io->ops->fstat(f, &st, err);
-    }
-    if (code == LEVEE_OK && st.links == 1 && st.size == size) {
-        *ret = f;
-        return LEVEE_OK;
-    }
-    if (f) {
-        io->ops->close(f);
-    }
-    return code ? code : io->ops->unlink(io, path, err);
-}
-
 int wal_segment_create(struct io *io, const char *dir, const struct wal_segment_header *h,
-                       uint64_t aside, struct levee_slice first_group, struct io_file **ret,
+                       struct levee_slice first_group, struct io_file **ret,
                        struct levee_error *err)
 {
     char path[IO_PATH_MAX];
     struct io_file *f = NULL;
     int code = temp_path(path, dir, h->number, err);
 
-    if (code == LEVEE_OK && aside != 0) {
-        code = open_aside(io, dir, aside, path, h->size, &f, err);
-    }
-    if (code == LEVEE_OK && !f) {
+    if (code == LEVEE_OK) {
         code = io->ops->open(io, path, IO_WRITE | IO_CREATE | IO_TRUNCATE, &f, err);
     }
     if (code) {

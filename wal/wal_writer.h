@@ -8,10 +8,6 @@
 
 #include "wal/wal_impl.h"
 
-/* Trimmed segments that wait to be used again, at most: fewer if fewer were filled between two
- * trims. */
-#define WAL_ASIDE_MAX 16u
-
 struct wal_extent { /* a segment in use */
     uint64_t number, first_lsn, last_lsn, size;
     bool begun; /* its first group is durable */
@@ -57,11 +53,6 @@ struct wal {
     _Atomic bool flush_posted;
     _Atomic uint64_t durable_lsn, witnessed_lsn;
     struct io_task flush_task, idle_task, close_task, make_task, trim_task;
-    /* the helper lane's: trimmed segments set aside, to be zeroed and used again */
-    uint64_t aside[WAL_ASIDE_MAX];
-    size_t aside_count;
-    uint64_t rolls_at_trim;
-
     struct {
         struct counter frames, groups, syncs, idle_seals, rolls, payload_bytes, written_bytes;
     } stat;
