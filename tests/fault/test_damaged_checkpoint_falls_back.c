@@ -136,7 +136,7 @@ static void flip_all(void)
 START_TEST(f64_without_any_good_checkpoint_a_whole_log_is_replayed)
 {
     lab_open(&lab, 64);
-    lab_history(&lab, 60, true, true);
+    lab_history(&lab, 24, true, true);
     struct wal_facts facts;
     lab_scan(&lab, &facts);
     bool whole = facts.first_lsn == 1;
