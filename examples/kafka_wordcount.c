@@ -1,31 +1,24 @@
 /*
  * Counts the words of a Kafka topic, exactly once, whatever is killed and whenever. Each batch's
- * changed totals go to files in --out; after a drained end (SIGTERM, SIGINT, or --once at the end
- * of the topic) totals.txt there holds all of them, sorted by word.
+ * changed totals go to files in --out, to a topic (word → total, one transaction per batch), or
+ * both. After a drained end (SIGTERM, SIGINT, or --once at the end of the topic) OUT/totals.txt
+ * holds all of them, sorted by word.
  */
-#include <levee/levee.h>
+#include "run.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DRAIN_MS 10000
-
 struct settings {
-    const char *brokers, *topic, *out;
-    struct levee_options levee;
+    const char *brokers, *topic, *directory, *out, *output_topic, *batch_ms, *workers;
 };
-static sigset_t stop_signals;
-
 struct totals {
-    struct levee_record *items; /* value: 8 bytes, a view into the state like the key */
-    size_t count, cap;
+    struct levee_record *items; /* views into the state */
+    size_t count;
 };
 
 static int split(levee_output *out, const struct levee_record *line, void *arg)
@@ -44,35 +37,24 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     levee_stream *totals =
         levee_update_state_by_key(counts, "totals", NULL, levee_update_sum_i64, NULL);
 
-    levee_file_sink(totals, "out",
-                    &(struct levee_file_sink_options){.path = s->out, .value = LEVEE_VALUE_I64});
-    return levee_context_status(ctx, err);
-}
-
-/* levee calls are not async-signal-safe: signals are blocked everywhere and waited for here. */
-static void *drain_on_signal(void *ctx)
-{
-    int sig;
-
-    if (sigwait(&stop_signals, &sig) == 0) {
-        levee_drain(ctx, DRAIN_MS, NULL);
+    if (s->out) {
+        levee_file_sink(
+            totals, "out",
+            &(struct levee_file_sink_options){.path = s->out, .value = LEVEE_VALUE_I64});
     }
-    return NULL;
+    if (s->output_topic) {
+        levee_kafka_sink(totals, "topic",
+                         &(struct levee_kafka_sink_options){.brokers = s->brokers,
+                                                            .topic = s->output_topic,
+                                                            .value = LEVEE_VALUE_I64});
+    }
+    return levee_context_status(ctx, err);
 }
 
 static int collect(void *arg, struct levee_slice key, struct levee_slice value)
 {
     struct totals *t = arg;
 
-    if (t->count == t->cap) {
-        size_t cap = t->cap ? t->cap * 2 : 1024;
-        void *items = realloc(t->items, cap * sizeof *t->items);
-        if (!items) {
-            return LEVEE_ENOMEM;
-        }
-        t->items = items;
-        t->cap = cap;
-    }
     t->items[t->count++] = (struct levee_record){.key = key, .value = value};
     return 0;
 }
@@ -96,9 +78,8 @@ static int publish(const char *out, const struct totals *t)
     int failed = !f;
 
     for (size_t i = 0; f && i < t->count; i++) {
-        const struct levee_record *r = &t->items[i];
-        fwrite(r->key.data, 1, r->key.len, f);
-        fprintf(f, "\t%lld\n", (long long)levee_i64(r->value));
+        fwrite(t->items[i].key.data, 1, t->items[i].key.len, f);
+        fprintf(f, "\t%lld\n", (long long)levee_i64(t->items[i].value));
     }
     if (f) {
         failed = ferror(f) || fflush(f) || fsync(fd);
@@ -106,7 +87,7 @@ static int publish(const char *out, const struct totals *t)
     }
     failed = failed || renameat(dir, "totals.tmp", dir, "totals.txt") || fsync(dir);
     if (failed) {
-        fprintf(stderr, "kafka_wordcount: %s/totals.txt: %s\n", out, strerror(errno));
+        perror("kafka_wordcount: totals.txt");
     }
     if (dir >= 0) {
         close(dir);
@@ -114,103 +95,59 @@ static int publish(const char *out, const struct totals *t)
     return failed ? 4 : 0;
 }
 
-static int write_totals(levee_context *ctx, const char *out, struct levee_error *err)
+static int write_totals(levee_context *ctx, void *arg, struct levee_error *err)
 {
+    const struct settings *s = arg;
     struct levee_metrics m;
-    struct totals t = {0};
-    int status;
+    int status = 4; /* no memory */
 
     levee_context_metrics(ctx, &m);
     if (m.buffered_bytes || m.last_checkpoint_batch < m.last_batch) {
         fputs("kafka_wordcount: the deadline ended the drain; start again to go on\n", stderr);
         return 5;
     }
-    if (levee_state_each(ctx, "totals", collect, &t, err)) {
-        status = levee_print_error(stderr, err);
-    } else {
-        if (t.count) {
-            qsort(t.items, t.count, sizeof *t.items, by_word);
-        }
-        status = publish(out, &t);
+    struct totals t = {.items = calloc(m.state_keys + 1, sizeof *t.items)};
+    if (t.items && levee_state_each(ctx, "totals", collect, &t, err) == LEVEE_OK) {
+        qsort(t.items, t.count, sizeof *t.items, by_word);
+        status = s->out ? publish(s->out, &t) : 0;
     }
     free(t.items);
     return status;
 }
 
-static int count(struct settings *s)
-{
-    levee_context *ctx = NULL;
-    struct levee_error err = {0};
-    pthread_t waiter;
-    int status;
-
-    if (levee_get_or_create(&ctx, &s->levee, build, s, &err) || levee_start(ctx, &err)) {
-        status = levee_print_error(stderr, &err);
-        levee_free(ctx);
-        return status;
-    }
-    if (pthread_create(&waiter, NULL, drain_on_signal, ctx)) {
-        levee_free(ctx);
-        return 4;
-    }
-    status =
-        levee_await(ctx, &err) ? levee_print_error(stderr, &err) : write_totals(ctx, s->out, &err);
-    pthread_cancel(waiter);
-    pthread_join(waiter, NULL);
-    levee_free(ctx);
-    return status;
-}
-
-static void log_line(void *arg, int level, const char *line)
-{
-    (void)arg;
-    fprintf(stderr, "%s%s\n", level ? "warning: " : "", line);
-}
-
-static int usage(void)
-{
-    fputs("usage: kafka_wordcount --brokers HOST:PORT --topic NAME --directory STATE --out DIR\n"
-          "                       [--batch-ms N] [--workers N] [--once] [--verbose]\n",
-          stderr);
-    return 1;
-}
-
 int main(int argc, char **argv)
 {
-    struct settings s = {.levee = {.guarantee = LEVEE_EXACTLY_ONCE}};
-    const char *batch_ms = "100", *workers = "0";
+    struct settings s = {.batch_ms = "100", .workers = "0"};
+    struct levee_options o = {.guarantee = LEVEE_EXACTLY_ONCE};
     int once = 0, verbose = 0, c;
-    const struct option options[] = {
-        {"brokers", 1, NULL, 'b'}, {"topic", 1, NULL, 't'},    {"directory", 1, NULL, 'd'},
-        {"out", 1, NULL, 'o'},     {"batch-ms", 1, NULL, 'm'}, {"workers", 1, NULL, 'w'},
-        {"once", 0, &once, 1},     {"verbose", 0, NULL, 'v'},  {NULL, 0, NULL, 0}};
+    const struct option options[] = {{"brokers", 1, NULL, 'b'},      {"topic", 1, NULL, 't'},
+                                     {"directory", 1, NULL, 'd'},    {"out", 1, NULL, 'o'},
+                                     {"output-topic", 1, NULL, 'p'}, {"batch-ms", 1, NULL, 'm'},
+                                     {"workers", 1, NULL, 'w'},      {"once", 0, &once, 1},
+                                     {"verbose", 0, &verbose, 1},    {NULL, 0, NULL, 0}};
+    const struct {
+        int c;
+        const char **to;
+    } texts[] = {{'b', &s.brokers},  {'t', &s.topic},        {'d', &s.directory}, {'o', &s.out},
+                 {'m', &s.batch_ms}, {'p', &s.output_topic}, {'w', &s.workers}};
 
-    while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
-        const char **text = c == 'b'   ? &s.brokers
-                            : c == 't' ? &s.topic
-                            : c == 'd' ? &s.levee.directory
-                            : c == 'o' ? &s.out
-                            : c == 'm' ? &batch_ms
-                            : c == 'w' ? &workers
-                                       : NULL;
-        if (text) {
-            *text = optarg;
-        } else if (c == 'v') {
-            verbose = 1;
-        } else if (c != 0) {
-            return usage();
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+            *texts[i].to = texts[i].c == c ? optarg : *texts[i].to;
         }
+        optind = c == '?' ? argc + 1 : optind;
     }
-    if (!s.brokers || !s.topic || !s.levee.directory || !s.out || optind != argc) {
-        return usage();
+    if (!s.brokers || !s.topic || !s.directory || !(s.out || s.output_topic) || optind != argc) {
+        fputs("usage: kafka_wordcount --brokers HOST:PORT --topic NAME --directory STATE\n"
+              "                       [--out DIR] [--output-topic NAME] [--batch-ms N]\n"
+              "                       [--workers N] [--once] [--verbose]\n",
+              stderr);
+        return 1;
     }
-    s.levee.batch_interval_ms = (uint32_t)strtoul(batch_ms, NULL, 10);
-    s.levee.workers = (uint32_t)strtoul(workers, NULL, 10);
-    s.levee.stop_at_end = once;
-    s.levee.log = verbose ? log_line : NULL; /* NULL: warnings only */
-    sigemptyset(&stop_signals);
-    sigaddset(&stop_signals, SIGTERM);
-    sigaddset(&stop_signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &stop_signals, NULL); /* before any thread: all inherit it */
-    return count(&s);
+    o.directory = s.directory;
+    o.batch_interval_ms = (uint32_t)strtoul(s.batch_ms, NULL, 10);
+    o.workers = (uint32_t)strtoul(s.workers, NULL, 10);
+    o.stop_at_end = once;
+    o.log = verbose ? log_line : NULL; /* NULL: warnings only */
+    return run(&o, build, &s, write_totals);
 }
