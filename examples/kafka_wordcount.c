@@ -37,16 +37,14 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     levee_stream *totals =
         levee_update_state_by_key(counts, "totals", NULL, levee_update_sum_i64, NULL);
 
+    struct levee_file_sink_options files = {.path = s->out, .value = LEVEE_VALUE_I64};
+    struct levee_kafka_sink_options kafka = {
+        .brokers = s->brokers, .topic = s->output_topic, .value = LEVEE_VALUE_I64};
     if (s->out) {
-        levee_file_sink(
-            totals, "out",
-            &(struct levee_file_sink_options){.path = s->out, .value = LEVEE_VALUE_I64});
+        levee_file_sink(totals, "out", &files);
     }
     if (s->output_topic) {
-        levee_kafka_sink(totals, "topic",
-                         &(struct levee_kafka_sink_options){.brokers = s->brokers,
-                                                            .topic = s->output_topic,
-                                                            .value = LEVEE_VALUE_I64});
+        levee_kafka_sink(totals, "topic", &kafka);
     }
     return levee_context_status(ctx, err);
 }
@@ -68,7 +66,7 @@ static int by_word(const void *a, const void *b)
     return order ? order : (x.len > y.len) - (x.len < y.len);
 }
 
-/* Whole or not at all, also after a power loss: written aside, synced, renamed, name synced. */
+/* Whole or not at all, also after a power loss: written aside, synced, renamed. */
 static int publish(const char *out, const struct totals *t)
 {
     (void)mkdir(out, 0755); /* without a word no batch has made it; open() says what is wrong */
@@ -118,7 +116,6 @@ static int write_totals(levee_context *ctx, void *arg, struct levee_error *err)
 int main(int argc, char **argv)
 {
     struct settings s = {.batch_ms = "100", .workers = "0"};
-    struct levee_options o = {.guarantee = LEVEE_EXACTLY_ONCE};
     int once = 0, verbose = 0, c;
     const struct option options[] = {{"brokers", 1, NULL, 'b'},      {"topic", 1, NULL, 't'},
                                      {"directory", 1, NULL, 'd'},    {"out", 1, NULL, 'o'},
@@ -139,15 +136,16 @@ int main(int argc, char **argv)
     }
     if (!s.brokers || !s.topic || !s.directory || !(s.out || s.output_topic) || optind != argc) {
         fputs("usage: kafka_wordcount --brokers HOST:PORT --topic NAME --directory STATE\n"
-              "                       [--out DIR] [--output-topic NAME] [--batch-ms N]\n"
-              "                       [--workers N] [--once] [--verbose]\n",
+              "    [--out DIR] [--output-topic NAME] [--batch-ms N] [--workers N] [--once] "
+              "[--verbose]\n",
               stderr);
         return 1;
     }
-    o.directory = s.directory;
-    o.batch_interval_ms = (uint32_t)strtoul(s.batch_ms, NULL, 10);
-    o.workers = (uint32_t)strtoul(s.workers, NULL, 10);
-    o.stop_at_end = once;
-    o.log = verbose ? log_line : NULL; /* NULL: warnings only */
+    struct levee_options o = {.directory = s.directory,
+                              .batch_interval_ms = (uint32_t)strtoul(s.batch_ms, NULL, 10),
+                              .workers = (uint32_t)strtoul(s.workers, NULL, 10),
+                              .guarantee = LEVEE_EXACTLY_ONCE,
+                              .stop_at_end = once,
+                              .log = verbose ? log_line : NULL}; /* NULL: warnings only */
     return run(&o, build, &s, write_totals);
 }
