@@ -19,27 +19,14 @@ bool rt_items_grow(struct rt_items *i)
     return grown;
 }
 
-/* A hash in the first key group of a partition, so that source partition p becomes partition p. */
-static uint64_t hash_of_partition(const levee_stream *node, uint32_t p)
-{
-    uint32_t group = 0;
-
-    while (group + 1 < RT_KEY_GROUPS &&
-           rt_partition_of(group, node->partitions) < p % node->partitions) {
-        group++;
-    }
-    return (uint64_t)group << 57 | 1;
-}
-
 int rt_keyed_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n)
 {
     const struct rt_step *s = &w->unit->head->steps[step];
     struct rt_items *row = rt_row_of(w, s);
-    bool to_one = s->node->op->to_one, by_partition = s->node->op->by_partition;
-    uint64_t fixed = by_partition ? hash_of_partition(s->node, w->unit->partition + s->offset) : 1;
+    bool to_one = s->node->op->to_one;
 
     for (size_t i = 0; i < n; i++) {
-        uint64_t hash = to_one || by_partition ? fixed : hash_key(in[i].key.data, in[i].key.len);
+        uint64_t hash = to_one ? 1 : hash_key(in[i].key.data, in[i].key.len);
         struct rt_item *item = rt_items_add(&row[rt_column_of(s->node, hash)]);
         if (!item) {
             return rt_worker_nomem(w);
@@ -156,7 +143,7 @@ int rt_keyed_run(struct rt_worker *w)
     int code = LEVEE_OK;
 
     g->summed = h->fast != RT_FAST_NONE;
-    g->to_one = h->node->op->to_one || h->node->op->by_partition;
+    g->to_one = h->node->op->to_one;
     g->side_starts =
         arena_alloc(&w->share->arena, (h->node->parent_count + 1) * sizeof *g->side_starts);
     if (!g->side_starts) {

@@ -148,7 +148,6 @@ struct rt_operator {
     /* Keyed. */
     bool to_one; /* all records to one partition and key group, keys are ignored */
     bool keeps;  /* told every batch, also when it is not due: it keeps what comes (windows) */
-    bool by_partition; /* each source partition to a key group of its own, keys are ignored */
     const struct levee_reducer *(*combine)(const levee_stream *node); /* NULL: records travel */
     /* One key group; called for those with items or with a key that times out, or for all if
      * every_batch says so. Counts its keys, or its calls if there are several per key, in c->index,

@@ -485,7 +485,7 @@ struct levee_window {
     uint32_t partitions;    /* 0: the context's */
     uint32_t version;       /* of the state's format; 0: 1 */
 };
-/* The records of the batches in the window, oldest batch first in each partition. */
+/* The records of the batches in the window, oldest batch first, in one partition. */
 LEVEE_API levee_stream *levee_window_at(levee_stream *s, const char *uid, uint32_t length_ms,
                                         uint32_t slide_ms, const char *file, int line);
 /* One record per key of the window. The reducer's accumulators are kept as bytes (at most 4096):

@@ -7,8 +7,8 @@
  * record once, and nothing in it points into the log. The number is chosen so that the key hashes
  * to its own group: then chunks are dealt, loaded and resharded like any other state.
  *
- *   window                     source partition p is dealt to the first group of partition p; when
- *                              the window is due, its chunks are emitted oldest batch first
+ *   window                     all records are dealt to one partition, for the order of a window
+ *                              is batch by batch, and partition by partition only inside a batch
  *   group_by_key_and_window    records are dealt by key; when due, the chunks are grouped, values
  * in the order of batches and, inside a batch, of arrival
  *
@@ -164,7 +164,7 @@ static int fold_window(struct rt_call *c, const struct rt_groups *g, struct rt_t
 }
 
 static const struct rt_operator window_operator = {.name = "window",
-                                                   .by_partition = true,
+                                                   .to_one = true,
                                                    .fold = fold_window,
                                                    .keeps = true,
                                                    .every_batch = rt_window_every_batch,
@@ -176,7 +176,7 @@ levee_stream *levee_window_at(levee_stream *s, const char *uid, uint32_t length_
 {
     struct levee_window w = {.length_ms = length_ms, .slide_ms = slide_ms};
 
-    return rt_lower_window(s, &window_operator, uid, &w, NULL, s ? s->partitions : 0, file, line);
+    return rt_lower_window(s, &window_operator, uid, &w, NULL, file, line);
 }
 
 /* ---- group_by_key_and_window ---- */
@@ -282,5 +282,5 @@ levee_stream *levee_group_by_key_and_window_at(levee_stream *s, const char *uid,
                                                const struct levee_window *window, const char *file,
                                                int line)
 {
-    return rt_lower_window(s, &group_operator, uid, window, NULL, 0, file, line);
+    return rt_lower_window(s, &group_operator, uid, window, NULL, file, line);
 }

@@ -17,10 +17,9 @@ static inline const struct rt_window *rt_window_of(const levee_stream *node)
     return node->op_data;
 }
 bool rt_window_every_batch(const levee_stream *node);
-/* Refuses lengths that do not fit the batch interval and the parent's slide. r may be NULL.
- * partitions 0: window->partitions, or the context's default. */
+/* Refuses lengths that do not fit the batch interval and the parent's slide. r may be NULL. */
 levee_stream *rt_lower_window(levee_stream *s, const struct rt_operator *op, const char *uid,
                               const struct levee_window *window, const struct levee_reducer *r,
-                              uint32_t partitions, const char *file, int line);
+                              const char *file, int line);
 
 #endif

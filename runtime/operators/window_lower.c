@@ -44,7 +44,7 @@ static bool reducer_fits(levee_stream *s, const char *name, const struct levee_w
 
 levee_stream *rt_lower_window(levee_stream *s, const struct rt_operator *op, const char *uid,
                               const struct levee_window *window, const struct levee_reducer *r,
-                              uint32_t partitions, const char *file, int line)
+                              const char *file, int line)
 {
     static const struct levee_window none;
     const struct levee_window *w = window ? window : &none;
@@ -64,10 +64,9 @@ levee_stream *rt_lower_window(levee_stream *s, const struct rt_operator *op, con
     if (r) {
         d->reducer = *r;
     }
-    partitions = partitions      ? partitions
-                 : op->to_one    ? 1
-                 : w->partitions ? w->partitions
-                                 : s->graph->default_partitions;
+    uint32_t partitions = op->to_one      ? 1
+                          : w->partitions ? w->partitions
+                                          : s->graph->default_partitions;
     levee_stream *n = rt_lower(s, RT_KEYED, op, uid, d, partitions, file, line);
     if (n) {
         n->slide = w->slide_ms / s->graph->interval_ms;

@@ -256,15 +256,17 @@ static int fold_key(struct folding *f)
 
 static int fold_untouched(struct folding *f)
 {
+    /* Where all go to one, the absent key's state lies in its own group, like any key's. */
+    uint32_t group = f->g->to_one ? rt_group_of(hash_key(NULL, 0)) : f->g->group;
     size_t n = 0;
     const struct rt_listed *list =
-        rt_table_list(f->c->out->arena, f->table, f->g->group, &f->g->keys, &n);
+        rt_table_list(f->c->out->arena, f->table, group, &f->g->keys, &n);
     int code = list ? LEVEE_OK : rt_call_nomem(f->c);
 
     f->came = NULL;
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
         f->hash = list[i].hash;
-        f->key = list[i].key;
+        f->key = f->g->to_one ? slice_of(NULL, 0) : list[i].key;
         f->head = rt_key_head(f->key);
         code = fold_key(f);
     }
@@ -288,7 +290,9 @@ static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t
         f.came = k;
         code = fold_key(&f);
     }
-    return code == LEVEE_OK && f.due ? fold_untouched(&f) : code;
+    /* The one key of to_one has another hash among the touched than in the table. */
+    bool all_touched = g->to_one && g->keys.count;
+    return code == LEVEE_OK && f.due && !all_touched ? fold_untouched(&f) : code;
 }
 
 static const struct levee_reducer *combine(const levee_stream *node)
@@ -321,7 +325,7 @@ levee_stream *levee_reduce_by_key_and_window_at(levee_stream *s, const char *uid
         return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
                              "reduce_by_key_and_window: no reducer");
     }
-    return rt_lower_window(s, &by_key_operator, uid, window, r, 0, file, line);
+    return rt_lower_window(s, &by_key_operator, uid, window, r, file, line);
 }
 
 levee_stream *levee_reduce_by_window_at(levee_stream *s, const char *uid,
@@ -332,7 +336,7 @@ levee_stream *levee_reduce_by_window_at(levee_stream *s, const char *uid,
     if (s && !r) {
         return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID, "reduce_by_window: no reducer");
     }
-    return rt_lower_window(s, &to_one_operator, uid, window, r, 0, file, line);
+    return rt_lower_window(s, &to_one_operator, uid, window, r, file, line);
 }
 
 levee_stream *levee_count_by_window_at(levee_stream *s, const char *uid, uint32_t length_ms,

@@ -416,8 +416,8 @@ static int count_emit(levee_output *out, levee_state *state, struct levee_slice 
     } else if (code == 0 && strcmp(form, "pair") == 0) {
         code = emit_pair(out, key, sum);
     } else if (code == 0 && strcmp(form, "key_twice") == 0) {
-        cJSON *twice = add(k, k);
-        code = emit_and_free(out, twice);
+        code = emit_json(out, k);
+        code = code ? code : emit_json(out, k);
     } else if (strcmp(form, "nothing") != 0) {
         code = UNKNOWN;
     }
@@ -444,7 +444,7 @@ static int command(levee_output *out, levee_state *state, const cJSON *what)
     struct levee_slice old;
     cJSON *was = levee_state_get(state, &old) ? json_of(old) : NULL;
     const char *text = cJSON_IsString(what) ? what->valuestring : "";
-    int code = UNKNOWN;
+    int code = 0; /* another command does nothing, but it is data: the key is not idle */
 
     if (strcmp(text, "get-state") == 0) {
         code = emit_and_free(out, was ? dup(was) : new_number(-1));
@@ -452,7 +452,6 @@ static int command(levee_output *out, levee_state *state, const cJSON *what)
         code = set_state(state, new_number(was ? number(was) + 1 : 0));
     } else if (strcmp(text, "remove-state") == 0 || number(what) == 2) {
         levee_state_remove(state);
-        code = 0;
     }
     cJSON_Delete(was);
     return code;

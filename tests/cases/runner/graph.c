@@ -210,12 +210,12 @@ static levee_stream *map_state(const struct building *g, levee_stream *s)
 
 static struct levee_window window_of(const struct building *g)
 {
-    const cJSON *p = g->c->parameters;
-    int length = int_field(p, "window", 1), partitions = int_field(p, "partitions_out", 0);
-    struct levee_window w = {.length_ms = (uint32_t)(length * g->c->batch_ms),
-                             .slide_ms = (uint32_t)(int_field(p, "slide", 1) * g->c->batch_ms),
+    const cJSON *p = g->c->parameters, *length = field(p, "window"), *slide = field(p, "slide");
+    double ms = (double)g->c->batch_ms; /* a window of one and a half batches is to be refused */
+    struct levee_window w = {.length_ms = (uint32_t)((length ? length->valuedouble : 1) * ms),
+                             .slide_ms = (uint32_t)((slide ? slide->valuedouble : 1) * ms),
                              .inverse = text_field(p, "inverse") != NULL,
-                             .partitions = (uint32_t)partitions};
+                             .partitions = (uint32_t)int_field(p, "partitions_out", 0)};
 
     if (text_field(p, "filter")) {
         w.filter = fn_filter;

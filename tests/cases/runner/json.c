@@ -80,6 +80,21 @@ static int by_text(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static char **texts(const cJSON *list, bool sorted, bool values_any);
+
+static cJSON *sorted_list(const cJSON *list)
+{
+    char **parts = texts(list, true, false);
+    cJSON *r = cJSON_CreateArray();
+
+    for (int k = 0; parts[k]; k++) {
+        cJSON_AddItemToArray(r, cJSON_CreateRaw(parts[k]));
+        free(parts[k]);
+    }
+    free(parts);
+    return r;
+}
+
 /* The items as text, sorted if their order does not count. */
 static char **texts(const cJSON *list, bool sorted, bool values_any)
 {
@@ -90,12 +105,15 @@ static char **texts(const cJSON *list, bool sorted, bool values_any)
         const cJSON *v = cJSON_GetArrayItem(list, i), *values = cJSON_GetArrayItem(v, 1);
         if (values_any && is_pair(v) && cJSON_IsArray(values)) {
             cJSON *copy = cJSON_CreateArray(), *inner = cJSON_CreateArray();
-            char **parts = texts(values, true, false);
-            for (int k = 0; parts[k]; k++) {
-                cJSON_AddItemToArray(inner, cJSON_CreateRaw(parts[k]));
-                free(parts[k]);
+            const cJSON *first = cJSON_GetArrayItem(values, 0);
+            if (cJSON_IsArray(first)) { /* the two groups of a cogroup: each for itself */
+                for (int k = 0; k < cJSON_GetArraySize(values); k++) {
+                    cJSON_AddItemToArray(inner, sorted_list(cJSON_GetArrayItem(values, k)));
+                }
+            } else {
+                cJSON_Delete(inner);
+                inner = sorted_list(values);
             }
-            free(parts);
             cJSON_AddItemToArray(copy, cJSON_Duplicate(cJSON_GetArrayItem(v, 0), true));
             cJSON_AddItemToArray(copy, inner);
             out[i] = cJSON_PrintUnformatted(copy);
