@@ -79,6 +79,18 @@ static cJSON *add(const cJSON *x, const cJSON *arg)
     return new_number(number(x) + number(arg));
 }
 
+/* NULL: no number, the call has failed. */
+static cJSON *to_int(const cJSON *x)
+{
+    char *end;
+
+    if (!cJSON_IsString(x)) {
+        return cJSON_IsNumber(x) ? dup(x) : NULL;
+    }
+    long long n = strtoll(x->valuestring, &end, 10);
+    return *end || end == x->valuestring ? NULL : new_number(n);
+}
+
 static cJSON *map_one(const struct named *n, const cJSON *x)
 {
     const cJSON *first = cJSON_GetArrayItem(x, 0), *second = cJSON_GetArrayItem(x, 1);
@@ -87,7 +99,7 @@ static cJSON *map_one(const struct named *n, const cJSON *x)
     if (strcmp(f, "to_string") == 0 || strcmp(f, "map_to_string") == 0) {
         return text_of(x);
     } else if (strcmp(f, "to_int") == 0) {
-        return cJSON_IsString(x) ? new_number(strtoll(x->valuestring, NULL, 10)) : dup(x);
+        return to_int(x);
     } else if (strcmp(f, "add") == 0 || strcmp(f, "map_add") == 0) {
         return add(x, n->arg);
     } else if (strcmp(f, "pair_with") == 0) {
