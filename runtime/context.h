@@ -237,6 +237,8 @@ struct levee_context {
     _Atomic bool ckpt_hurry; /* stopping: a fold in progress is given up */
     pthread_mutex_t fail_mutex;
     struct levee_error fail_error; /* first failure from any thread */
+    struct fifo slices;            /* queries of levee_slice_each; guarded by fail_mutex */
+    _Atomic bool slices_asked;
     bool fail_set, fail_posted;
 
     /* batches */
@@ -338,6 +340,9 @@ void rt_sinks_begin(
     struct rt_batch *b); /* marks the sinks that have it already or need nothing of it */
 void rt_sinks_next(levee_context *ctx); /* idle sinks take the oldest batch they lack */
 bool rt_sinks_idle(levee_context *ctx);
+
+/* ---- slice.c ---- */
+void rt_slices_answer(levee_context *ctx); /* loop */
 
 /* ---- batch.c, loop.c ---- */
 void rt_pump(levee_context *ctx);      /* loop: does whatever can be done now */

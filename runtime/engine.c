@@ -10,6 +10,7 @@
  * next start recovers), so nothing is rolled back; only memory is given back.
  */
 #include "runtime/exec.h"
+#include "runtime/operators/window.h"
 
 #include <stdlib.h>
 
@@ -360,6 +361,14 @@ int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t c
     }
     find_next_due(e);
     return code;
+}
+
+int rt_engine_slice(const struct rt_engine *e, uint32_t table, int64_t from_ms, int64_t to_ms,
+                    struct buf *ret)
+{
+    const struct rt_table *t = table_of(e, table);
+
+    return t ? rt_window_read(t, from_ms, to_ms, ret) : LEVEE_ENOTFOUND;
 }
 
 int rt_engine_each(const struct rt_engine *e, uint32_t table,

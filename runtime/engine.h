@@ -192,6 +192,9 @@ int rt_engine_loaded(struct rt_engine *e, const uint32_t *known_tables, size_t c
                      struct levee_error *err);
 /* Every entry of a table in key-group order (levee_state_each); stops at the first non-zero return.
  * NOTFOUND: no such table. */
+/* Remembered records: see rt_window_read. Thread: loop, no compute running. */
+int rt_engine_slice(const struct rt_engine *e, uint32_t table, int64_t from_ms, int64_t to_ms,
+                    struct buf *ret);
 int rt_engine_each(const struct rt_engine *e, uint32_t table,
                    int (*each)(void *arg, struct levee_slice key, struct levee_slice value),
                    void *arg);

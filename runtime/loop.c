@@ -253,6 +253,7 @@ void rt_pump(levee_context *ctx)
     bool now = ctx->failed || ctx->stop_requested;
     finish_batches(ctx);
     rt_ckpt_advance(ctx);
+    rt_slices_answer(ctx);
     if (!now) {
         start_next_batch(ctx);
         rt_sinks_next(ctx);
@@ -400,6 +401,7 @@ void rt_loop_init(levee_context *ctx)
     fifo_init(&ctx->committing);
     fifo_init(&ctx->logged);
     fifo_init(&ctx->hints);
+    fifo_init(&ctx->slices);
 }
 
 /* ---- the public side: any thread ---- */

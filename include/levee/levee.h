@@ -488,6 +488,19 @@ struct levee_window {
 /* The records of the batches in the window, oldest batch first, in one partition. */
 LEVEE_API levee_stream *levee_window_at(levee_stream *s, const char *uid, uint32_t length_ms,
                                         uint32_t slide_ms, const char *file, int line);
+/* Keeps the stream's records of the last duration_ms for levee_slice_each. */
+LEVEE_API levee_stream *levee_remember_at(levee_stream *s, const char *uid, uint32_t duration_ms,
+                                          const char *file, int line);
+/* Calls each(arg, batch time, record) for what the levee_remember of this uid holds of the batches
+ * with time in [from_ms, to_ms] (none if it is backwards), both rounded down to its slide, oldest
+ * first; stops at the first non-zero return and returns it. Records are views until each returns.
+ * Thread: any, not one of ours. Blocks: until the batch at hand is computed. Errors: STATE (before
+ * start), NOTFOUND, INVALID.
+ */
+typedef int (*levee_slice_fn)(void *arg, int64_t time_ms, const struct levee_record *record);
+LEVEE_API int levee_slice_each(levee_context *ctx, const char *uid, int64_t from_ms, int64_t to_ms,
+                               levee_slice_fn each, void *arg, struct levee_error *err);
+#define levee_remember(s, uid, duration_ms) levee_remember_at(s, uid, duration_ms, LEVEE_AT)
 /* One record per key of the window. The reducer's accumulators are kept as bytes (at most 4096):
  * they may not hold pointers, so levee_concat is not for windows. */
 LEVEE_API levee_stream *levee_reduce_by_key_and_window_at(levee_stream *s, const char *uid,

@@ -179,6 +179,66 @@ levee_stream *levee_window_at(levee_stream *s, const char *uid, uint32_t length_
     return rt_lower_window(s, &window_operator, uid, &w, NULL, file, line);
 }
 
+/* ---- remember: kept, and never emitted ---- */
+
+static int fold_remember(struct rt_call *c, const struct rt_groups *g, struct rt_table *t)
+{
+    struct chunk *chunks = NULL;
+    size_t n = 0;
+    int code = keep_batch(c, g, t);
+
+    return code ? code : list_chunks(c, t, g->group, &chunks, &n); /* drops what is too old */
+}
+
+static const struct rt_operator remember_operator = {.name = "remember",
+                                                     .to_one = true,
+                                                     .fold = fold_remember,
+                                                     .every_batch = rt_window_every_batch,
+                                                     .free_data = rt_free_data,
+                                                     .stateful = true};
+
+static bool pack_chunks(struct chunk *list, size_t n, struct buf *ret)
+{
+    qsort(list, n, sizeof *list, by_time);
+    for (size_t i = 0; i < n; i++) {
+        buf_u64(ret, (uint64_t)list[i].time_ms);
+        buf_slice(ret, rt_entry_value(list[i].entry));
+    }
+    return !ret->failed;
+}
+
+int rt_window_read(const struct rt_table *t, int64_t from_ms, int64_t to_ms, struct buf *ret)
+{
+    const struct levee_stream *node = t->node;
+    int64_t slide = (int64_t)node->slide * node->graph->interval_ms;
+    const struct rt_state_group *g = &t->groups[0];
+
+    if (node->op != &remember_operator) {
+        return LEVEE_ENOTFOUND;
+    }
+    struct chunk *list = mem_alloc(((size_t)g->count + 1) * sizeof *list);
+    size_t n = 0;
+    for (uint32_t i = 0; list && i < g->count; i++) {
+        struct rt_entry *e = &g->entries[i];
+        int64_t time = e->present ? (int64_t)get_le64(rt_entry_key(e).data) : INT64_MIN;
+        if (e->present && time >= from_ms - from_ms % slide && time <= to_ms - to_ms % slide) {
+            list[n++] = (struct chunk){time, e, 0};
+        }
+    }
+    bool packed = list && pack_chunks(list, n, ret);
+    mem_free(list);
+    return packed ? LEVEE_OK : LEVEE_ENOMEM;
+}
+
+levee_stream *levee_remember_at(levee_stream *s, const char *uid, uint32_t duration_ms,
+                                const char *file, int line)
+{
+    struct levee_window w = {.length_ms = duration_ms};
+
+    w.slide_ms = s ? s->slide * s->graph->interval_ms : 0;
+    return rt_lower_window(s, &remember_operator, uid, &w, NULL, file, line);
+}
+
 /* ---- group_by_key_and_window ---- */
 
 struct member { /* a value of a key, in a list */

@@ -22,4 +22,8 @@ levee_stream *rt_lower_window(levee_stream *s, const struct rt_operator *op, con
                               const struct levee_window *window, const struct levee_reducer *r,
                               const char *file, int line);
 
+/* Packs (time, chunk) of the batches in [from, to], both rounded down to the slide, for a table of
+ * remember; a chunk is (key, value, time)*. Errors: NOTFOUND, NOMEM. */
+int rt_window_read(const struct rt_table *t, int64_t from_ms, int64_t to_ms, struct buf *ret);
+
 #endif

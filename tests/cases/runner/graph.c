@@ -316,6 +316,8 @@ static levee_stream *narrow(const struct building *g, levee_stream *s)
         r = transform(g, s);
     } else if (strcmp(op, "queueStream") == 0) {
         r = s;
+    } else if (strcmp(op, "slice") == 0) { /* what is asked for afterwards is the output */
+        r = levee_remember(s, "remembered", (uint32_t)(g->c->num_batches * g->c->batch_ms));
     } else { /* the simple steps */
         cJSON_AddStringToObject(as_step, "op", op);
         cJSON_AddItemReferenceToObject(as_step, "f", cJSON_GetObjectItem(g->c->parameters, "f"));

@@ -437,6 +437,44 @@ static bool check_overall(struct run *r, const cJSON *overall)
     return fine;
 }
 
+static int add_record(void *arg, int64_t time_ms, const struct levee_record *record)
+{
+    (void)time_ms;
+    cJSON_AddItemToArray(arg, element_of(record));
+    return 0;
+}
+
+/* The answers to a slice's queries, in the place of batches. */
+static bool check_slices(struct run *r, const cJSON *expected, bool ordered)
+{
+    const cJSON *queries = field(r->c->parameters, "queries_ms"), *q;
+    bool fine = true;
+    int i = 0;
+
+    cJSON_ArrayForEach(q, queries)
+    {
+        int64_t from = r->base_ms + (int64_t)cJSON_GetArrayItem(q, 0)->valuedouble;
+        int64_t to = r->base_ms + (int64_t)cJSON_GetArrayItem(q, 1)->valuedouble;
+        cJSON *got = cJSON_CreateArray(), *none = cJSON_CreateArray();
+        const cJSON *want = cJSON_GetArrayItem(expected, i++);
+        struct levee_error err = {0};
+        char line[1024];
+        int code = levee_slice_each(r->ctx, "remembered", from, to, add_record, got, &err);
+        if (code && fine) {
+            (void)snprintf(r->why, CASE_WHY, "query %d, expected records, got %s", i,
+                           levee_error_format(&err, line, sizeof line));
+            fine = false;
+        }
+        if (fine && !same_records(want ? want : none, got, ordered, false)) {
+            differs(r, "query", i, want, got);
+            fine = false;
+        }
+        cJSON_Delete(got);
+        cJSON_Delete(none);
+    }
+    return fine;
+}
+
 static bool check(struct run *r, int until)
 {
     const cJSON *j = r->c->json, *expected = field(j, "expected"), *p;
@@ -445,6 +483,9 @@ static bool check(struct run *r, int until)
 
     if (r->why[0]) {
         return false; /* the sink saw something */
+    }
+    if (strcmp(r->c->operation, "slice") == 0) {
+        return check_slices(r, expected, ordered);
     }
     if (expected && !check_list(r, "batch", &r->output, expected, r->c->slide, until, ordered,
                                 order && strcmp(order, "any") == 0)) {
