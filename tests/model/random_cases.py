@@ -45,7 +45,8 @@ class Random:
 
 def new_case(r, operation, parameters, record, n=None, **more):
     n = n or r.dice.between(3, 9)
-    made = {"operation": operation, "parameters": r.parameters(parameters), "input": r.batches(record, n)}
+    made = {"operation": operation, "parameters": r.parameters(parameters)}
+    made["input"] = r.batches(record, n)
     made.update(more, num_batches=n, ordered=operation in ORDERED)
     return made
 
@@ -60,18 +61,19 @@ def maybe_restart(r, made):
 
 
 def number_step(r):
-    return r.dice.pick([step("map", "add", r.number()), step("filter", "is_even"), step("flatMap", "x_and_double"),
-                        step("flatMap", "v_and_plus", r.number())])
+    return r.dice.pick([step("map", "add", r.number()), step("filter", "is_even"),
+                        step("flatMap", "x_and_double"), step("flatMap", "v_and_plus", r.number())])
 
 
 def word_step(r):
-    return r.dice.pick([step("map", "upper"), step("filter", "contains_a"), step("flatMap", "append_1_and_2"),
-                        step("flatMap", "letters")])
+    return r.dice.pick([step("map", "upper"), step("filter", "contains_a"),
+                        step("flatMap", "append_1_and_2"), step("flatMap", "letters")])
 
 
 def pair_step(r):
     return r.dice.pick([step("mapValues", "add", r.number()), step("filter", "value_not_zero"),
-                        step("flatMapValues", "x_and_double"), step("flatMapValues", "v_and_plus", r.number())])
+                        step("flatMapValues", "x_and_double"),
+                        step("flatMapValues", "v_and_plus", r.number())])
 
 
 def steps(r, make, most=2):
@@ -81,22 +83,28 @@ def steps(r, make, most=2):
 def transforms(r):
     numbers, words = steps(r, number_step), steps(r, word_step)
     partitions = r.dice.between(1, 6)
-    streams = [{"from": name, "steps": steps(r, number_step)} for name in ("input", "input2", "input3")]
+    names = "input", "input2", "input3"
+    streams = [{"from": name, "steps": steps(r, number_step)} for name in names]
+    of_word = r.dice.pick(["length", "upper", "pair_with_length"])
+    of_pair = r.dice.pick(["swap", "first", "value"])
+    to_letters = r.dice.pick(["letters", "length_letter_pairs"])
     inputs = {"input2": r.batches(r.number, 6), "input3": r.batches(r.number, 6)}
     return r.dice.pick([
         lambda: new_case(r, "map", {"f": "to_string"}, r.number, before=numbers),
-        lambda: new_case(r, "map", {"f": r.dice.pick(["length", "upper", "pair_with_length"])}, r.word, before=words),
-        lambda: new_case(r, "map", {"f": r.dice.pick(["swap", "first", "value"])}, r.pair),
-        lambda: new_case(r, "flatMap", {"f": r.dice.pick(["letters", "length_letter_pairs"])}, r.word, before=words),
+        lambda: new_case(r, "map", {"f": of_word}, r.word, before=words),
+        lambda: new_case(r, "map", {"f": of_pair}, r.pair),
+        lambda: new_case(r, "flatMap", {"f": to_letters}, r.word, before=words),
         lambda: new_case(r, "flatMap", {"f": "value_letter_pairs"}, r.word_pair),
         lambda: new_case(r, "filter", {"f": "key_contains_a"}, r.word_pair),
-        lambda: new_case(r, "filter", {"f": "is_even"}, r.number, before=numbers, after=steps(r, number_step)),
+        lambda: new_case(r, "filter", {"f": "is_even"}, r.number, after=numbers),
         lambda: new_case(r, "mapPartitions", {"f": "sum_of_partition"}, r.number, before=numbers),
         lambda: new_case(r, "mapPartitions", {"f": "upper_concat"}, r.word, before=words),
         lambda: new_case(r, "glom", {}, r.number, before=numbers),
-        lambda: new_case(r, "repartition", {"partitions_out": partitions}, r.pair, expected_partitions=partitions),
-        lambda: new_case(r, "union", {"streams": streams[:r.dice.between(1, 3)]}, r.number, **inputs),
-        lambda: new_case(r, "transformMany", {"f": "union", "streams": streams}, r.number, **inputs),
+        lambda: new_case(r, "repartition", {"partitions_out": partitions}, r.pair,
+                         expected_partitions=partitions),
+        lambda: new_case(r, "union", {"streams": streams[:1 + partitions % 3]}, r.number, **inputs),
+        lambda: new_case(r, "transformMany", {"f": "union", "streams": streams}, r.number,
+                         **inputs),
         lambda: new_case(r, "transform", {"f": "sort_by_key"}, r.word_pair),
         lambda: new_case(r, "transformWith", {"f": "union"}, r.number, **inputs),
         lambda: new_case(r, "count", {}, r.number, before=numbers),
@@ -113,16 +121,16 @@ def keyed(r):
         "reduceByKey": {"reduce": "sum"},
         "combineByKey": {"create": "identity", "merge": "sum", "merge_combiners": "sum"},
     }[operation]
-    made = new_case(r, operation, dict(parameters, partitions_out=partitions), r.pair, before=steps(r, pair_step))
-    made["expected_partitions"] = partitions
-    return made
+    parameters["partitions_out"] = partitions
+    return new_case(r, operation, parameters, r.pair, before=steps(r, pair_step),
+                    expected_partitions=partitions)
 
 
 def joins(r):
     operation = r.dice.pick(["join", "leftOuterJoin", "rightOuterJoin", "fullOuterJoin", "cogroup"])
     n = r.dice.between(3, 7)
-    return new_case(r, operation, {}, r.pair, n, before=steps(r, pair_step), input2=r.batches(r.pair, n),
-                    before2=steps(r, pair_step))
+    return new_case(r, operation, {}, r.pair, n, before=steps(r, pair_step),
+                    input2=r.batches(r.pair, n), before2=steps(r, pair_step))
 
 
 def initial(r, value):
@@ -148,12 +156,13 @@ def update_state(r):
 def map_with_state(r):
     """With time-outs only the functions whose description says what they do at one."""
     timeout = r.dice.between(1, 3) if not r.dice.one_in(3) else None
-    silent = ["set_one_emit_key_on_timeout", "text_commands", "number_commands", "count_emit_nothing"]
+    silent = ["set_one_emit_key_on_timeout", "text_commands", "number_commands",
+              "count_emit_nothing"]
     others = ["count_emit_sum", "count_emit_pair", "count_emit_key_twice", "toggle_remove_emit_key"]
     f = r.dice.pick(silent if timeout else silent + others)
     texts = ["get-state", "update-state", "update-state", "remove-state"]
-    values = {"text_commands": lambda: r.dice.pick(texts), "number_commands": lambda: r.dice.between(1, 2)}
-    value = values.get(f, r.number)
+    commands = {"text_commands": texts, "number_commands": [1, 2]}.get(f)
+    value = (lambda: r.dice.pick(commands)) if commands else r.number
     parameters = {"f": f, "partitions_state": r.dice.between(1, 5)}
     if timeout:
         parameters["timeout"] = timeout
@@ -200,16 +209,15 @@ def restart(r):
 
 
 def errors(r):
-    """A number that is none, somewhere: the batches before it must stand."""
+    """A text that is no number, somewhere: the batches before it must stand."""
     made = r.dice.pick([windows, update_state, keyed, joins])(r)
-    takes_pairs = made["operation"] not in ("window", "reduceByWindow", "countByWindow", "countByValueAndWindow")
-    made["input"] = [[[str(x[0]), str(x[1])] if takes_pairs else str(len(str(x))) for x in b] if b else b
-                     for b in made["input"]]
-    bad = ["a", "12x"] if takes_pairs else "x"
-    fit = [b for b in made["input"] if b] or [made["input"].append([bad]) or made["input"][-1]]
-    r.dice.pick(fit).append(bad)
-    made["before"] = [step("mapValues" if takes_pairs else "map", "to_int")] + made.get("before", [])
-    made["num_batches"] = max(made["num_batches"], len(made["input"]))
+    pairs = any(isinstance(x, list) for batch in made["input"] for x in batch or [])
+    spelled = (lambda x: ["k" + str(x[0]), str(x[1])]) if pairs else lambda x: str(len(str(x)))
+    made["input"] = [batch and [spelled(x) for x in batch] for batch in made["input"]]
+    place = r.dice.below(made["num_batches"])
+    made["input"] += [None] * (place + 1 - len(made["input"]))
+    made["input"][place] = [*(made["input"][place] or []), ["a", "12x"] if pairs else "x"]
+    made["before"] = [step("mapValues" if pairs else "map", "to_int"), *made.get("before", [])]
     for field in ("restart_at", "checkpoint_interval"):
         made.pop(field, None)
     return made

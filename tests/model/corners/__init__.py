@@ -3,8 +3,8 @@ cases.md says; make_cases.py refuses to write a file when the reference disagree
 
 # Operations whose output has a defined order; the others are compared as multisets.
 ORDERED = {
-    "map", "flatMap", "filter", "mapValues", "flatMapValues", "mapPartitions", "glom", "count", "reduce",
-    "union", "transform", "transformWith", "transformMany", "window", "reduceByWindow",
+    "map", "flatMap", "filter", "mapValues", "flatMapValues", "mapPartitions", "glom", "count",
+    "reduce", "union", "transform", "transformWith", "transformMany", "window", "reduceByWindow",
     "countByWindow", "slice", "queueStream"
 }
 

@@ -1,4 +1,4 @@
-"""What is refused: graphs that make no sense before the first batch, and functions that fail in one."""
+"""What is refused: graphs that make no sense, before the first batch, and functions that fail."""
 from . import WORDS, case, step
 
 WINDOWED = {
@@ -12,21 +12,23 @@ WINDOWED = {
 
 
 def refused(name, operation, parameters, note=None, **more):
-    return case("error." + name, operation, parameters, [[["a", 1]], [["b", 2]]], [], note, num_batches=3,
-                expected_error={"when": "build"}, **more)
+    return case("error." + name, operation, parameters, [[["a", 1]], [["b", 2]]], [], note,
+                num_batches=3, expected_error={"when": "build"}, **more)
 
 
 def fails(name, operation, parameters, batches, expected, at_batch, note=None, **more):
-    return case("error." + name, operation, parameters, batches, expected, note, num_batches=len(batches),
-                expected_error={"at_batch": at_batch}, **more)
+    return case("error." + name, operation, parameters, batches, expected, note,
+                num_batches=len(batches), expected_error={"at_batch": at_batch}, **more)
 
 
 TO_INT = [step("mapValues", "to_int")]
 BAD_THIRD = [[["a", "1"]], [["a", "2"]], [["b", "3"], ["a", "four"]], [["a", "5"]]]
 
 CASES = [
-    *[refused(operation + "-window-of-one-and-a-half", operation, dict(more, window=1.5, slide=1)) for operation, more in WINDOWED.items()],
-    *[refused(operation + "-slide-of-one-and-a-half", operation, dict(more, window=3, slide=1.5)) for operation, more in WINDOWED.items()],
+    *[refused(operation + "-window-of-one-and-a-half", operation, dict(more, window=1.5, slide=1))
+      for operation, more in WINDOWED.items()],
+    *[refused(operation + "-slide-of-one-and-a-half", operation, dict(more, window=3, slide=1.5))
+      for operation, more in WINDOWED.items()],
     refused("window-of-a-third", "window", {"window": 0.4, "slide": 1}, "400 ms of 1000"),
     refused("window-of-10-ms", "window", {"window": 2.04, "slide": 2}, "510 ms of 250",
             batch_ms=250),
@@ -64,9 +66,9 @@ CASES = [
     fails("on-the-second-input", "join", {}, [[["a", 1]], [["a", 1]]], [[["a", [1, 2]]]], 2,
           input2=[[["a", "2"]], [["a", "b"]]], before2=TO_INT),
     fails("twice-and-the-first-counts", "union",
-          {"streams": [{"from": "input", "steps": [step("map", "to_int")]}, {"from": "input2",
-           "steps": [step("map", "to_int")]}]}, [["1"], ["2"], ["x"]], [[1, 1]], 2,
-          input2=[["1"], ["y"], ["3"]]),
+          {"streams": [{"from": "input", "steps": [step("map", "to_int")]},
+           {"from": "input2", "steps": [step("map", "to_int")]}]}, [["1"], ["2"], ["x"]], [[1, 1]],
+          2, input2=[["1"], ["y"], ["3"]]),
     fails("words-that-are-numbers", "countByValue", {}, ["1 2 2".split(), ["1x"]],
           [[[1, 1], [2, 2]]], 2, before=[step("map", "to_int")]),
 ]
