@@ -133,6 +133,10 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
 {
     struct rt_worker *w = c->worker;
     const struct rt_compute *compute = w->run->compute;
+
+    if (c->apart) {
+        return earlier < 0 ? earlier : LEVEE_ENOMEM;
+    }
     struct rt_decision d = {.node_uid_hash = node_hash(c->node, c->half),
                             .partition = c->partition,
                             .index = index,
@@ -243,7 +247,7 @@ int rt_call_emitted(struct rt_call *c)
     if (c->out->failed) {
         return rt_call_nomem(c);
     }
-    return c->out->count < RT_VECTOR ? LEVEE_OK : rt_flush(c->worker, c->step);
+    return c->out->count < RT_VECTOR || c->apart ? LEVEE_OK : rt_flush(c->worker, c->step);
 }
 
 int rt_call_values(struct rt_call *c, size_t n, struct levee_slice **ret)

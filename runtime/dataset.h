@@ -1,4 +1,5 @@
-/* A batch's data set as foreach_batch sees it: the public face of struct rt_dataset. */
+/* A batch's data set as a transform and foreach_batch see it: the public face of struct rt_dataset.
+ */
 #ifndef LEVEE_RT_DATASET_H
 #define LEVEE_RT_DATASET_H
 
@@ -6,6 +7,8 @@
 
 struct levee_batch {
     const struct rt_dataset *data;
+    struct rt_sets
+        *sets; /* for making others from it (runtime/sets.h); NULL: it can only be read */
 };
 
 #endif

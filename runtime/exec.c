@@ -150,6 +150,8 @@ int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t 
         return rt_keyed_take(w, step, io, n);
     case RT_PLACES:
         return rt_exchange_take(w, step, io, n);
+    case RT_GATHERS:
+        return rt_gather_take(w, step, io, n);
     case RT_IGNORES:
         break;
     }
@@ -284,14 +286,16 @@ static void digest_outputs(struct rt_worker *w)
 
 void rt_unit_run(struct rt_worker *w)
 {
-    enum rt_kind kind = w->unit->head->node->kind;
+    const levee_stream *node = w->unit->head->node;
     int code;
 
     reset_ports(w);
-    if (kind == RT_SOURCE) {
+    if (node->kind == RT_SOURCE) {
         code = run_source(w);
+    } else if (node->kind == RT_KEYED) {
+        code = rt_keyed_run(w);
     } else {
-        code = kind == RT_KEYED ? rt_keyed_run(w) : rt_exchange_run(w);
+        code = node->op->gather ? rt_gather_run(w) : rt_exchange_run(w);
     }
     if (code == LEVEE_OK) {
         code = finish_tree(w);

@@ -35,6 +35,7 @@ enum rt_does {
     RT_COMBINES,
     RT_DEALS,
     RT_PLACES,
+    RT_GATHERS,
     RT_IGNORES
 };
 struct rt_step {
@@ -128,6 +129,7 @@ struct rt_worker {
     struct rt_share *share;
     struct rt_port **ports; /* [head][step] */
     struct rt_groups groups;
+    uint32_t cut; /* while a data set is pushed: the partition that it goes to */
     struct levee_state state;
     struct levee_slice *values;
     size_t values_cap;
@@ -152,10 +154,10 @@ struct rt_engine {
     struct io_task loop_task;   /* a level is complete, or a compute was refused */
 };
 
-/* Keyed, or an exchange that places: fed through an inbox, and a head. */
+/* Keyed, or an exchange other than a union: fed through an inbox, and a head. */
 static inline bool rt_has_inbox(const levee_stream *n)
 {
-    return n->kind == RT_KEYED || (n->kind == RT_EXCHANGE && n->op->place);
+    return n->kind == RT_KEYED || (n->kind == RT_EXCHANGE && (n->op->place || n->op->gather));
 }
 int rt_plan(struct rt_engine *e, struct levee_error *err);
 void rt_plan_release(struct rt_engine *e);
@@ -189,6 +191,8 @@ int rt_keyed_run(struct rt_worker *w);
 /* Placing ends, and their heads (runtime/exchange.c). */
 int rt_exchange_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
 int rt_exchange_run(struct rt_worker *w);
+int rt_gather_take(struct rt_worker *w, uint32_t step, const struct levee_record *in, size_t n);
+int rt_gather_run(struct rt_worker *w);
 /* The cells of a unit's row in the inbox of an end, and which of them a hash belongs to. */
 static inline struct rt_items *rt_row_of(struct rt_worker *w, const struct rt_step *s)
 {
@@ -206,6 +210,9 @@ static inline struct rt_item *rt_items_add(struct rt_items *i)
 {
     return UNLIKELY(i->count == i->cap) && !rt_items_grow(i) ? NULL : &i->items[i->count++];
 }
+/* Grouping: begin with a key group, take cells one after the other. false: no memory. */
+void rt_groups_begin(struct rt_groups *g, uint32_t group);
+bool rt_groups_take(struct rt_groups *g, const struct rt_items *cell);
 void rt_groups_release(struct rt_groups *g);
 
 #endif

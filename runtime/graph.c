@@ -116,6 +116,12 @@ static bool parents_ok(struct rt_graph *g, const char *name, levee_stream *const
                                 "%s: a stream belongs to another context", name);
             return false;
         }
+        if (parents[i]->slide != parents[0]->slide) {
+            (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH,
+                                "%s: its streams have different slides, %u and %u batch intervals",
+                                name, parents[0]->slide, parents[i]->slide);
+            return false;
+        }
     }
     return true;
 }

@@ -91,7 +91,7 @@ static bool reserve_items(struct rt_groups *g, size_t more)
     return ok;
 }
 
-static bool group_cell(struct rt_groups *g, const struct rt_items *cell)
+bool rt_groups_take(struct rt_groups *g, const struct rt_items *cell)
 {
     if (!g->summed && !reserve_items(g, cell->count)) {
         return false;
@@ -111,6 +111,13 @@ static bool group_cell(struct rt_groups *g, const struct rt_items *cell)
     return true;
 }
 
+void rt_groups_begin(struct rt_groups *g, uint32_t group)
+{
+    rt_keys_clear(&g->keys);
+    g->item_count = 0;
+    g->group = group;
+}
+
 /* One key group: the cells of one parent after the other, each from its first partition on. */
 static bool group_column(struct rt_worker *w, struct rt_groups *g, uint32_t column)
 {
@@ -118,13 +125,11 @@ static bool group_column(struct rt_worker *w, struct rt_groups *g, uint32_t colu
     const struct rt_inbox *box = &w->run->inboxes[w->unit->head->inbox];
     uint32_t row = 0;
 
-    rt_keys_clear(&g->keys);
-    g->item_count = 0;
-    g->group = column;
+    rt_groups_begin(g, column);
     for (size_t side = 0; side < node->parent_count; side++) {
         g->side_starts[side] = g->item_count;
         for (uint32_t p = 0; p < node->parents[side]->partitions; p++, row++) {
-            if (!group_cell(g, &box->cells[(size_t)row * box->columns + column])) {
+            if (!rt_groups_take(g, &box->cells[(size_t)row * box->columns + column])) {
                 return false;
             }
         }

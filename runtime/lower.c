@@ -78,6 +78,11 @@ const struct levee_reducer *rt_reducer_of(const levee_stream *node)
     return node->op_data;
 }
 
+bool rt_reducer_valid(const struct levee_reducer *r)
+{
+    return r && r->version == 1 && r->create && r->add && r->merge && r->finish && r->size;
+}
+
 levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
                                const struct levee_reducer *r, uint32_t partitions, const char *file,
                                int line)
@@ -85,7 +90,7 @@ levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
     if (!s) {
         return NULL;
     }
-    if (!r || r->version != 1 || !r->create || !r->add || !r->merge || !r->finish || r->size == 0) {
+    if (!rt_reducer_valid(r)) {
         return rt_graph_fail(s->graph, file, line, LEVEE_EINVALID,
                              "%s: a reducer needs version 1, a size, create, add, merge and finish",
                              op->name);

@@ -74,6 +74,8 @@ struct rt_call {
     uint32_t half;   /* 1 while a keyed node combines before the exchange, or records are placed.
                         They are counted apart from the keys that are folded */
     bool may_decide; /* decisions of an earlier try exist: every call is looked up first */
+    bool apart; /* over a data set (runtime/sets.c): what is emitted stays in `out`, and a failure
+                   is the business of the function that asked for it */
 };
 /* What is tried; returns the function's code, negative: failed. */
 typedef int (*rt_try_fn)(void *arg);
@@ -166,10 +168,17 @@ struct rt_operator {
      * RT_NOWHERE for one that became a dead letter. `index` as above. */
     int (*place)(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
                  uint32_t *ret);
+    /* Exchange: all records of all parents, as data sets of their partitions, in one call. What it
+     * gives goes to the node's only child, the recut operator, partition by partition. */
+    int (*gather)(struct rt_call *c, const struct rt_dataset *in, size_t n, struct rt_dataset *ret);
     void (*free_data)(void *data); /* op_data of the node */
     bool stateful;                 /* needs a uid, owns a table */
 };
 extern const struct rt_operator rt_union_operator; /* the planner asks who it is */
+/* Below a node that gathers: it has as many partitions as it likes. A data set of as many keeps
+ * them, any other is cut anew, in its order, into parts as even as possible. (runtime/exchange.c)
+ */
+extern const struct rt_operator rt_recut_operator;
 
 /* ---- lowering: what the builders under operators/ share (runtime/lower.c) ---- */
 
@@ -196,6 +205,7 @@ levee_stream *rt_lower_reducer(levee_stream *s, const struct rt_operator *op,
 /* Every record's value becomes its key, where it lies. */
 levee_stream *rt_lower_values_as_keys(levee_stream *s, const char *file, int line);
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
+bool rt_reducer_valid(const struct levee_reducer *r);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
 /* Initial state as stateful nodes keep it: copies. */
 struct rt_initial {

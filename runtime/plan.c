@@ -113,6 +113,8 @@ static enum rt_does does_of(const levee_stream *n)
         does = combine_of(n) ? RT_COMBINES : RT_DEALS;
     } else if (n->op->place) {
         does = RT_PLACES;
+    } else if (n->op->gather) {
+        does = RT_GATHERS;
     } else if (n->op->rewrite) {
         does = RT_REWRITES;
     } else if (n->op->narrow) {

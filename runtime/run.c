@@ -30,7 +30,7 @@ static bool make_inboxes(const struct rt_engine *e, struct rt_run *r)
             continue;
         }
         box->rows = h->rows;
-        box->columns = h->partitions;
+        box->columns = h->partitions; /* 1 where records are gathered */
         if (h->node->kind == RT_KEYED) {
             box->columns = h->node->op->to_one ? 1 : RT_KEY_GROUPS;
         }

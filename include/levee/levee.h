@@ -75,7 +75,7 @@ typedef struct levee_context levee_context;
 typedef struct levee_stream levee_stream;
 typedef struct levee_output levee_output; /* where a function emits to */
 typedef struct levee_state levee_state;   /* one key's state during one call */
-typedef struct levee_batch levee_batch;   /* a batch's data set, as foreach_batch sees it */
+typedef struct levee_batch levee_batch;   /* a data set, as transform and foreach_batch see it */
 
 /* A record: key and value are views that live as long as the batch; key.data == NULL: no key. */
 struct levee_record {
@@ -298,10 +298,10 @@ typedef int (*levee_partitioner_fn)(const struct levee_record *in, uint32_t part
 LEVEE_API levee_stream *levee_repartition_by_at(levee_stream *s, uint32_t n,
                                                 levee_partitioner_fn fn, void *arg,
                                                 const char *file, int line);
-/* Gives the operator by key that has just been built another number of partitions than the option
- * `partitions`, and returns it: levee_partitions(levee_group_by_key(s), 3). Before anything is
- * built upon it. May change between starts: keys are dealt to 128 key groups, whose state stays
- * where it is; with more than 128 partitions some are empty. */
+/* Gives the operator by key or transform that has just been built another number of partitions than
+ * the option `partitions`, and returns it: levee_partitions(levee_group_by_key(s), 3). Before
+ * anything is built upon it. May change between starts: keys are dealt to 128 key groups, whose
+ * state stays where it is; with more than 128 partitions some are empty. */
 LEVEE_API levee_stream *levee_partitions_at(levee_stream *s, uint32_t n, const char *file,
                                             int line);
 /* Streams of one context, in the order given. */
@@ -538,6 +538,78 @@ LEVEE_API levee_stream *levee_count_by_value_and_window_at(levee_stream *s, cons
     levee_count_by_window_at(s, uid, length_ms, slide_ms, LEVEE_AT)
 #define levee_group_by_key_and_window(s, uid, ...)                                                 \
     levee_group_by_key_and_window_at(s, uid, __VA_ARGS__, LEVEE_AT)
+
+/* ------------------------------------------------------------------ whole batches */
+
+/*
+ * Arbitrary code on batches. The function is called once per batch that is run, also for one
+ * without records, with the data set of every stream, and sets *ret to a data set made from them
+ * (or to one of them). The data sets live as long as the batch and never change.
+ * levee_batch_time(out) is the batch's time, levee_alloc(out) its memory; emitting to `out` has no
+ * effect. Failures are those of any function: retried as a whole; then all records of all streams
+ * become dead letters, if the options say so. Thread: one worker.
+ *
+ * The stream has as many partitions as streams[0], or as levee_partitions says. A result with as
+ * many keeps them, any other is cut anew, in its order, as evenly as possible.
+ *
+ *     static int busiest(levee_output *out, const levee_batch *const *in, size_t n,
+ *                        const levee_batch **ret, void *arg)
+ *     {
+ *         const levee_batch *counts = levee_batch_reduce_by_key(in[0], &levee_sum_i64);
+ *         *ret = levee_batch_take(levee_batch_sort_by_key(levee_batch_map(counts, swap, NULL),
+ *                                                         largest_first, NULL), 10);
+ *         return 0;
+ *     }
+ */
+typedef int (*levee_transform_fn)(levee_output *out, const levee_batch *const *in, size_t n,
+                                  const levee_batch **ret, void *arg);
+LEVEE_API levee_stream *levee_transform_at(levee_stream *const *streams, size_t n,
+                                           levee_transform_fn fn, void *arg, const char *file,
+                                           int line);
+#define levee_transform(streams, n, fn, arg) levee_transform_at(streams, n, fn, arg, LEVEE_AT)
+#define levee_transform_with(a, b, fn, arg)                                                        \
+    levee_transform_at((levee_stream *const[]){a, b}, 2, fn, arg, LEVEE_AT)
+
+/*
+ * Operations on data sets, within levee_transform; each means what the stream's operation of that
+ * name does and gives its records in the same order and partitions. Like builders they return NULL
+ * on failure and accept NULL: the transform has then failed, with the first failure's code,
+ * whatever it returns. In foreach_batch they return NULL: there a batch can only be read.
+ */
+LEVEE_API const levee_batch *levee_batch_map(const levee_batch *b, levee_record_fn fn, void *arg);
+LEVEE_API const levee_batch *levee_batch_flat_map(const levee_batch *b, levee_record_fn fn,
+                                                  void *arg);
+LEVEE_API const levee_batch *levee_batch_filter(const levee_batch *b, levee_record_fn fn,
+                                                void *arg);
+LEVEE_API const levee_batch *levee_batch_map_values(const levee_batch *b, levee_record_fn fn,
+                                                    void *arg);
+LEVEE_API const levee_batch *levee_batch_union(const levee_batch *const *batches, size_t n);
+LEVEE_API const levee_batch *levee_batch_reduce_by_key(const levee_batch *b,
+                                                       const struct levee_reducer *r);
+LEVEE_API const levee_batch *levee_batch_group_by_key(const levee_batch *b);
+LEVEE_API const levee_batch *levee_batch_cogroup(const levee_batch *a, const levee_batch *b);
+LEVEE_API const levee_batch *levee_batch_join(const levee_batch *a, const levee_batch *b,
+                                              enum levee_join kind);
+/* Without those whose key and value an earlier record has; the others stay where they are. */
+LEVEE_API const levee_batch *levee_batch_distinct(const levee_batch *b);
+/* Sorted by key over all partitions, equal keys in their old order; cut evenly into as many.
+ * compare is negative, 0 or positive as a comes before, with or after b; NULL: levee_compare_bytes.
+ */
+typedef int (*levee_compare_fn)(struct levee_slice a, struct levee_slice b, void *arg);
+LEVEE_API const levee_batch *levee_batch_sort_by_key(const levee_batch *b, levee_compare_fn compare,
+                                                     void *arg);
+LEVEE_API int levee_compare_bytes(struct levee_slice a, struct levee_slice b, void *arg);
+LEVEE_API int levee_compare_i64(struct levee_slice a, struct levee_slice b, void *arg);
+/* The first n records, in partition order, left in their partitions. */
+LEVEE_API const levee_batch *levee_batch_take(const levee_batch *b, size_t n);
+/* Each record with this probability, without replacement. Seeded by the batch: a replay keeps the
+ * same records, and each call in one transform others. */
+LEVEE_API const levee_batch *levee_batch_sample(const levee_batch *b, double fraction);
+/* A data set of these records, cut as evenly as possible; `like` is any data set of the batch. The
+ * array is copied, keys and values must live as long as the batch (levee_alloc). */
+LEVEE_API const levee_batch *levee_batch_of(const levee_batch *like,
+                                            const struct levee_record *records, size_t n,
+                                            uint32_t partitions);
 
 /* ------------------------------------------------------------------ outputs */
 

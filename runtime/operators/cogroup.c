@@ -1,6 +1,7 @@
 /* cogroup: one record per key of either stream; its value has two sides, each the sequence of the
  * key's values there, in arrival order. */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 /* Bytes of the values in one half of a key's chain; *at_io is left at the first item beyond it. */
 static size_t size_until(const struct rt_groups *g, uint32_t *at_io, size_t end)
@@ -82,4 +83,11 @@ bool levee_sides(struct levee_slice value, struct levee_slice *ret_left,
     *ret_left = left;
     *ret_right = right;
     return true;
+}
+
+const levee_batch *levee_batch_cogroup(const levee_batch *a, const levee_batch *b)
+{
+    const levee_batch *both[2] = {a, b};
+
+    return rt_set_run(both, 2, &cogroup_operator, NULL, 0);
 }

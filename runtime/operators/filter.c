@@ -1,5 +1,6 @@
 /* filter: keeps the records for which the function returns more than 0. */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 static int call(levee_output *out, const struct levee_record *in, void *arg)
 {
@@ -23,4 +24,9 @@ levee_stream *levee_filter_at(levee_stream *s, levee_record_fn fn, void *arg, co
                               int line)
 {
     return rt_lower_fn(s, &filter_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+}
+
+const levee_batch *levee_batch_filter(const levee_batch *b, levee_record_fn fn, void *arg)
+{
+    return rt_set_run_fn(b, &filter_operator, fn, arg);
 }

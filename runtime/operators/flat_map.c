@@ -1,5 +1,6 @@
 /* flat_map: any number of records out for each one in. */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 static int call(levee_output *out, const struct levee_record *in, void *arg)
 {
@@ -21,4 +22,9 @@ levee_stream *levee_flat_map_at(levee_stream *s, levee_record_fn fn, void *arg, 
 {
     return rt_lower_fn(s, &flat_map_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file,
                        line);
+}
+
+const levee_batch *levee_batch_flat_map(const levee_batch *b, levee_record_fn fn, void *arg)
+{
+    return rt_set_run_fn(b, &flat_map_operator, fn, arg);
 }

@@ -1,6 +1,7 @@
 /* group_by_key: one record per key, whose value is the sequence of its values in arrival order (as
  * buf_slice writes them; read with levee_group_next). */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 static int fold_key(struct rt_call *c, const struct rt_groups *g, const struct rt_key *k)
 {
@@ -39,4 +40,9 @@ levee_stream *levee_group_by_key_at(levee_stream *s, const char *file, int line)
 {
     return rt_lower(s, RT_KEYED, &group_by_key_operator, NULL, NULL,
                     s ? s->graph->default_partitions : 0, file, line);
+}
+
+const levee_batch *levee_batch_group_by_key(const levee_batch *b)
+{
+    return rt_set_run(&b, 1, &group_by_key_operator, NULL, 0);
 }

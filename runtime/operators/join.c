@@ -4,6 +4,7 @@
  * group, so a key's values meet in one fold, those of the left stream first.
  */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 struct join_data {
     enum levee_join kind;
@@ -83,4 +84,17 @@ levee_stream *levee_join_at(levee_stream *a, levee_stream *b, enum levee_join ki
     data->kind = kind;
     return rt_lower_many(both, 2, RT_KEYED, &join_operator, NULL, data,
                          g ? g->default_partitions : 0, file, line);
+}
+
+const levee_batch *levee_batch_join(const levee_batch *a, const levee_batch *b,
+                                    enum levee_join kind)
+{
+    const levee_batch *both[2] = {a, b};
+    struct join_data data = {kind};
+    struct rt_sets *s = rt_sets_of(both, 2);
+
+    if (s && (unsigned)kind > LEVEE_FULL_OUTER) {
+        return rt_sets_fail(s, LEVEE_EINVALID);
+    }
+    return rt_set_run(both, 2, &join_operator, &data, 0);
 }

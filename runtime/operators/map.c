@@ -1,5 +1,6 @@
 /* map: one record out for each one in. */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 static int call(levee_output *out, const struct levee_record *in, void *arg)
 {
@@ -22,4 +23,9 @@ levee_stream *levee_map_at(levee_stream *s, levee_record_fn fn, void *arg, const
                            int line)
 {
     return rt_lower_fn(s, &map_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file, line);
+}
+
+const levee_batch *levee_batch_map(const levee_batch *b, levee_record_fn fn, void *arg)
+{
+    return rt_set_run_fn(b, &map_operator, fn, arg);
 }

@@ -1,6 +1,7 @@
 /* map_values: the value of the one record that the function emits, under the key of the one it was
  * given. */
 #include "runtime/operator.h"
+#include "runtime/sets.h"
 
 static int call(levee_output *out, const struct levee_record *in, void *arg)
 {
@@ -31,4 +32,9 @@ levee_stream *levee_map_values_at(levee_stream *s, levee_record_fn fn, void *arg
 {
     return rt_lower_fn(s, &map_values_operator, &(struct rt_fn_data){.fn = fn, .arg = arg}, file,
                        line);
+}
+
+const levee_batch *levee_batch_map_values(const levee_batch *b, levee_record_fn fn, void *arg)
+{
+    return rt_set_run_fn(b, &map_values_operator, fn, arg);
 }

@@ -1,4 +1,4 @@
-/* partitions: the partition count of the keyed operator just built. It says how many
+/* partitions: the partition count of the keyed operator or transform just built. It says how many
  * units of work there are and where the output lies; key groups, and so state, know nothing of it.
  */
 #include "runtime/operator.h"
@@ -21,11 +21,12 @@ levee_stream *levee_partitions_at(levee_stream *s, uint32_t n, const char *file,
     if (!s) {
         return NULL;
     }
-    if (s->kind != RT_KEYED || s->op->to_one) {
-        return rt_graph_fail(s->graph, file, line, LEVEE_EGRAPH,
-                             "partitions: %s is not an operator by key; levee_repartition moves "
-                             "the records of any stream",
-                             s->name);
+    if (s->op != &rt_recut_operator && (s->kind != RT_KEYED || s->op->to_one)) {
+        return rt_graph_fail(
+            s->graph, file, line, LEVEE_EGRAPH,
+            "partitions: %s is no operator by key or transform; levee_repartition moves "
+            "the records of any stream",
+            s->name);
     }
     if (n == 0 || n > RT_PARTITIONS_MAX) {
         return rt_graph_fail(s->graph, file, line, LEVEE_EGRAPH,

@@ -197,6 +197,16 @@ static inline int fn_log(levee_output *out, levee_state *state, struct levee_sli
     return levee_state_set(state, slice_of(text, len));
 }
 
+/* transform: of both streams, each record once, sorted by key. */
+static inline int fn_sorted(levee_output *out, const levee_batch *const *in, size_t n,
+                            const levee_batch **ret, void *arg)
+{
+    (void)out;
+    (void)arg;
+    *ret = levee_batch_sort_by_key(levee_batch_distinct(levee_batch_union(in, n)), NULL, NULL);
+    return 0;
+}
+
 /* map_with_state, of times that are multiples of 1000: state = 3 × old + length of the value,
  * modulo 1009; emitted once, and twice if it is even. Values of 2 modulo 5 bytes leave the state
  * alone, those of 3 remove it. A key that times out emits its state, negated. */

@@ -324,6 +324,7 @@ START_TEST(memory_that_runs_out_while_building_is_remembered)
 {
     struct levee_record initial[] = {{slice_str("a"), slice_str("b"), 0}};
     struct levee_state_options o = {.initial = initial, .initial_count = 1};
+    struct levee_map_state_options m = {.initial = initial, .initial_count = 1};
 
     teardown();
     for (uint64_t k = 1, hit = 1; hit; k++) {
@@ -336,6 +337,11 @@ START_TEST(memory_that_runs_out_while_building_is_remembered)
         s = levee_map_to_i64(levee_union(both, 2), 5);
         s = levee_reduce_by_key(s, &levee_sum_i64);
         s = levee_update_state_by_key(s, "s", &o, levee_update_sum_i64, NULL);
+        s = levee_map_with_state(s, "m", &m, fn_visit, NULL);
+        s = levee_join(levee_glom(s), levee_state_snapshots(s), LEVEE_INNER);
+        s = levee_transform(&s, 1, fn_sorted, NULL);
+        s = levee_cogroup(levee_count_by_value(s), levee_repartition_by(s, 2, place_by_key, NULL));
+        s = levee_map_partitions(levee_combine_by_key(s, &span), fn_census, NULL);
         hit = mem_count() - before >= k;
         mem_fail_at(0);
         MUST((graph->error.code == LEVEE_ENOMEM) == (hit != 0));

@@ -14,6 +14,9 @@ static levee_stream *build_two(enum op op, levee_stream *a, levee_stream *b)
     if (op == OP_COGROUP) {
         return levee_cogroup(left, right);
     }
+    if (op == OP_SORTED) {
+        return levee_transform_with(left, right, fn_sorted, NULL);
+    }
     return levee_join(left, right,
                       op == OP_JOIN    ? LEVEE_INNER
                       : op == OP_LEFT  ? LEVEE_LEFT_OUTER
@@ -58,6 +61,7 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
     case OP_LEFT:
     case OP_RIGHT:
     case OP_FULL:
+    case OP_SORTED:
         return build_two(op, a, b);
     case OP_SUM:
         return levee_reduce_by_key(a, &levee_sum_i64);
@@ -154,7 +158,7 @@ static void build_plan(const struct plan *p, struct bed *b)
         nodes[i] = i < 2 ? bed_source(b, p->partitions[i])
                          : build(p->ops[i], nodes[p->a[i]], nodes[p->b[i]], uid);
         if (i >= 2 && p->ops[i] > OP_PLACED && !is_to_one(p->ops[i]) &&
-            (p->keyed[i] != 8 || p->ops[i] == OP_SNAPSHOTS)) {
+            (p->keyed[i] != 8 || p->ops[i] == OP_SNAPSHOTS || p->ops[i] == OP_SORTED)) {
             nodes[i] = levee_partitions(nodes[i], p->keyed[i]);
         }
         if (!nodes[i]) {

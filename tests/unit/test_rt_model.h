@@ -107,7 +107,8 @@ enum op {
     OP_LEFT,
     OP_RIGHT,
     OP_FULL,
-    OP_SUM, /* reduce_by_key from here */
+    OP_SORTED, /* a transform of both, to as many partitions as operators by key */
+    OP_SUM,    /* reduce_by_key from here */
     OP_COUNT_KEY,
     OP_MIN,
     OP_CONCAT,
@@ -621,7 +622,7 @@ static inline void model_keyed(enum op op, const struct set *a, struct memory *m
 
 static inline bool is_of_two(enum op op)
 {
-    return op >= OP_COGROUP && op <= OP_FULL;
+    return op >= OP_COGROUP && op <= OP_SORTED;
 }
 
 static inline struct bytes pair_of(struct bytes left, struct bytes right)
@@ -651,6 +652,55 @@ static inline void model_pairs(enum op op, const struct keyed *l, const struct k
     }
 }
 
+/* memcmp order, absent before empty. */
+static inline bool comes_after(struct bytes x, struct bytes y)
+{
+    size_t shorter = x.len < y.len ? x.len : y.len;
+    int c = shorter ? memcmp(x.data, y.data, shorter) : 0;
+
+    if (!x.data || !y.data) {
+        return x.data != NULL && y.data == NULL;
+    }
+    return c > 0 || (c == 0 && x.len > y.len);
+}
+
+static inline bool identical(struct bytes x, struct bytes y)
+{
+    return (x.data == NULL) == (y.data == NULL) && same(x, y);
+}
+
+static inline void model_sorted(const struct set *left, const struct set *right, struct set *to)
+{
+    struct rec all[512];
+    size_t n = 0;
+
+    for (uint32_t p = 0; p < left->partitions + right->partitions; p++) {
+        const struct set *s = p < left->partitions ? left : right;
+        uint32_t q = p < left->partitions ? p : p - left->partitions;
+        for (size_t i = 0; i < s->count[q]; i++) {
+            struct rec r = s->items[q][i];
+            size_t at = n, seen = 0;
+            while (seen < n &&
+                   !(identical(all[seen].key, r.key) && identical(all[seen].value, r.value))) {
+                seen++;
+            }
+            if (seen < n) {
+                continue;
+            }
+            MUST(n < ARRAY_LEN(all));
+            for (n++; at > 0 && comes_after(all[at - 1].key, r.key); at--) {
+                all[at] = all[at - 1];
+            }
+            all[at] = r;
+        }
+    }
+    for (uint32_t p = 0; p < to->partitions; p++) {
+        for (size_t i = p * n / to->partitions; i < (p + 1) * n / to->partitions; i++) {
+            add(to, p, all[i]);
+        }
+    }
+}
+
 static inline const struct keyed *find_key(const struct keyed *keys, size_t n, struct bytes key)
 {
     for (size_t i = 0; i < n; i++) {
@@ -668,6 +718,10 @@ static inline void model_two(enum op op, const struct set *a, const struct set *
 
     model_partitions(OP_FIRST_THREE, a, &left);
     model_partitions(OP_FIRST_THREE, b, &right);
+    if (op == OP_SORTED) {
+        model_sorted(&left, &right, to);
+        return;
+    }
     size_t ln = group(&left, op, &ls), rn = group(&right, op, &rs);
     for (uint32_t g = 0; g < 128; g++) {
         uint32_t p = g * to->partitions / 128;
