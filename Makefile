@@ -110,7 +110,7 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim bench demo lint \
+.PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim cases bench demo lint \
 	fmt layers symbols mutants kafka-libs install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
@@ -195,6 +195,9 @@ fault: ## the fault catalogue, scenario by scenario (ONLY=38 for one)
 sim: ## seeded runs on the simulated machine (SEEDS=n SEED=s repeats one)
 	@$(PARALLEL) tests
 	@SEEDS='$(SEEDS)' SEED='$(SEED)' $(B)/tests/sim/sim
+cases: ## the cases of the DStream model, each straight and killed after every batch
+	@$(PARALLEL) tests
+	@$(B)/tests/case_runner tests/cases/*.json
 bench: ## the ladder of speed: rungs, measured against goal
 	@$(PARALLEL) lib benches examples
 	@BUILD=$(B) scripts/bench
