@@ -8,51 +8,16 @@
  * ratios and the allocations per record of the last batch. Both sides' results are compared as
  * checksums; a difference ends the program with code 1.
  *
- *   bench_engine [pairs]      BENCH_QUICK=1: small inputs, 3 pairs
+ *   bench_engine [pairs]
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "bench/bench.h"
 #include "runtime/engine.h"
 
 #define BLOCK_BYTES (128u << 10)
 #define AHEAD       32u /* how far the bare loops prefetch */
-
-static double now(void)
-{
-    struct timespec ts;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-static void must(bool ok, const char *what)
-{
-    if (!ok) {
-        (void)fprintf(stderr, "bench_engine: %s\n", what);
-        exit(1);
-    }
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double quantile(double *v, size_t n, double q)
-{
-    qsort(v, n, sizeof *v, by_value);
-    return v[(size_t)(q * (double)(n - 1) + 0.5)];
-}
-
-static void print_ratio(const char *rung, const char *what, double *ratios, size_t n)
-{
-    (void)printf("%-4s %-62s %5.2f [%4.2f - %4.2f] n=%zu\n", rung, what, quantile(ratios, n, 0.5),
-                 quantile(ratios, n, 0.25), quantile(ratios, n, 0.75), n);
-}
 
 /* ---- input: blocks for the engine, an array of records for the bare loop ---- */
 
@@ -73,12 +38,13 @@ static void input_add(struct input *in, struct levee_slice key, struct levee_sli
         if (b) {
             rt_block_seal(b);
         }
-        must(mem_grow((void **)&in->blocks, &in->block_cap, in->block_count + 1, sizeof(b)), "mem");
+        bench_must(mem_grow((void **)&in->blocks, &in->block_cap, in->block_count + 1, sizeof(b)),
+                   "mem");
         b = rt_block_new(0, 0, key.data ? RT_BLOCK_KEYS : 0, slice_of(NULL, 0), BLOCK_BYTES);
-        must(b != NULL, "no memory for a block");
+        bench_must(b != NULL, "no memory for a block");
         in->blocks[in->block_count++] = b;
     }
-    must(rt_block_add(b, &r, 0), "no memory for a record");
+    bench_must(rt_block_add(b, &r, 0), "no memory for a record");
     in->records[in->count++] = r;
 }
 
@@ -103,9 +69,8 @@ static void make_lines(struct input *in, size_t lines, unsigned words, uint64_t 
     uint64_t rng = 42;
 
     *in = (struct input){0};
-    in->bytes = malloc(lines * 120);
-    in->records = calloc(lines, sizeof *in->records);
-    must(in->bytes && in->records, "no memory for the input");
+    in->bytes = bench_alloc(lines * 120);
+    in->records = bench_alloc(lines * sizeof *in->records);
     for (size_t i = 0; i < lines; i++) {
         char *start = (char *)in->bytes + in->len;
         size_t n = 0;
@@ -130,9 +95,8 @@ static void make_pairs(struct input *in, size_t count, uint64_t keys)
     uint64_t rng = 7;
 
     *in = (struct input){0};
-    in->bytes = malloc(count * 16);
-    in->records = calloc(count, sizeof *in->records);
-    must(in->bytes && in->records, "no memory for the input");
+    in->bytes = bench_alloc(count * 16);
+    in->records = bench_alloc(count * sizeof *in->records);
     for (size_t i = 0; i < count; i++) {
         uint8_t *p = in->bytes + in->len;
         put_le64(p, rng_next(&rng) % keys);
@@ -158,10 +122,7 @@ struct bare {
 
 static struct bare bare_new(size_t entries)
 {
-    struct bare t = {calloc(entries, sizeof *t.entries), entries - 1};
-
-    must(t.entries != NULL, "no memory for a table");
-    return t;
+    return (struct bare){bench_alloc(entries * sizeof(struct bare_entry)), entries - 1};
 }
 
 static inline void bare_add(struct bare *t, uint64_t h, const uint8_t *key, size_t len, int64_t n)
@@ -300,16 +261,16 @@ static void run_batch(struct bed *b, const struct input *in, size_t first, size_
     atomic_store(&b->done, false);
     b->io->ops->lane_post(b->loop, &go.task);
     (void)b->io->ops->wait(b->io, is_done, b, UINT64_MAX);
-    must(b->compute.code == LEVEE_OK, b->compute.err.what);
+    bench_must(b->compute.code == LEVEE_OK, b->compute.err.what);
 }
 
 static void bed_init(struct bed *b)
 {
     *b = (struct bed){0};
-    must(io_posix_new(&b->io, NULL) == LEVEE_OK, "io");
-    must(b->io->ops->lane_open(b->io, "loop", &b->loop, NULL) == LEVEE_OK, "lane");
+    bench_must(io_posix_new(&b->io, NULL) == LEVEE_OK, "io");
+    bench_must(b->io->ops->lane_open(b->io, "loop", &b->loop, NULL) == LEVEE_OK, "lane");
     b->graph = rt_graph_new(NULL, 8, 1000);
-    must(b->graph != NULL, "graph");
+    bench_must(b->graph != NULL, "graph");
 }
 
 static levee_stream *bed_source(struct bed *b)
@@ -322,9 +283,10 @@ static void bed_open(struct bed *b, levee_stream *out)
     struct rt_engine_options o = {.io = b->io, .loop = b->loop, .workers = 1};
     struct levee_error err = {0};
 
-    must(rt_graph_add(b->graph, RT_SINK, "sink", "out", true, &out, 1, __FILE__, __LINE__) != NULL,
-         b->graph->error.what);
-    must(rt_engine_open(b->graph, &o, &b->engine, &err) == LEVEE_OK, err.what);
+    bench_must(rt_graph_add(b->graph, RT_SINK, "sink", "out", true, &out, 1, __FILE__, __LINE__) !=
+                   NULL,
+               b->graph->error.what);
+    bench_must(rt_engine_open(b->graph, &o, &b->engine, &err) == LEVEE_OK, err.what);
 }
 
 static void bed_release(struct bed *b)
@@ -382,7 +344,7 @@ static void rung_5a(size_t lines, size_t pairs)
 {
     struct input in;
     struct bed bed;
-    double *ratios = calloc(pairs, sizeof *ratios), bare_best = 1e9, ours_best = 1e9;
+    double *ratios = bench_alloc(pairs * sizeof *ratios), bare_best = 1e9, ours_best = 1e9;
     uint64_t allocations = 0;
 
     make_lines(&in, lines, 14, 10000);
@@ -392,15 +354,15 @@ static void rung_5a(size_t lines, size_t pairs)
                                  &levee_sum_i64));
     for (size_t i = 0; i <= pairs; i++) { /* the first pair is cold and not counted */
         struct bare t = bare_new(65536);
-        double from = now();
+        double from = bench_now();
         bare_all_words(&t, &in);
-        double bare = now() - from;
+        double bare = bench_now() - from;
         uint64_t before = mem_count();
-        from = now();
+        from = bench_now();
         run_batch(&bed, &in, 0, in.block_count);
-        double ours = now() - from;
+        double ours = bench_now() - from;
         allocations = mem_count() - before;
-        must(output_checksum(&bed) == bare_checksum(&t), "5a: the counts differ");
+        bench_must(output_checksum(&bed) == bare_checksum(&t), "5a: the counts differ");
         rt_compute_release(bed.engine, &bed.compute);
         free(t.entries);
         if (i > 0) {
@@ -409,7 +371,10 @@ static void rung_5a(size_t lines, size_t pairs)
             ours_best = ours < ours_best ? ours : ours_best;
         }
     }
-    print_ratio("5a", "engine: words counted per second / bare loop, 10 k words", ratios, pairs);
+    bench_row(&(struct bench_goal){"5a",
+                                   "engine alone: words counted per second / bare loop, 10 k words",
+                                   0.85, 0.95, 0.98, false},
+              ratios, pairs);
     double words = (double)lines * 14 / 1e6;
     (void)printf("     engine %.1f M words/s, bare %.1f M words/s; %.6f allocations per line\n",
                  words / ours_best, words / bare_best, (double)allocations / (double)lines);
@@ -419,13 +384,13 @@ static void rung_5a(size_t lines, size_t pairs)
 }
 
 /* Keyed state: one key per record into update_state_by_key, `batches` batches over the input. */
-static void rung_keyed(const char *rung, const char *what, bool words, size_t count, uint64_t keys,
+static void rung_keyed(const struct bench_goal *goal, bool words, size_t count, uint64_t keys,
                        size_t pairs)
 {
     struct input in;
     struct bed bed;
     struct bare t = bare_new(keys * 2 < 65536 ? 65536 : (size_t)1 << 21);
-    double *ratios = calloc(pairs, sizeof *ratios), bare_best = 1e9, ours_best = 1e9;
+    double *ratios = bench_alloc(pairs * sizeof *ratios), bare_best = 1e9, ours_best = 1e9;
     uint64_t allocations = 0;
 
     if (words) {
@@ -438,17 +403,17 @@ static void rung_keyed(const char *rung, const char *what, bool words, size_t co
     s = words ? levee_map_to_i64(levee_flat_map(s, key_of, NULL), 1) : s;
     bed_open(&bed, levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL));
     for (size_t i = 0; i <= pairs; i++) {
-        double from = now();
+        double from = bench_now();
         bare_vectors(&t, &in, words);
-        double bare = now() - from;
+        double bare = bench_now() - from;
         uint64_t before = mem_count();
-        from = now();
+        from = bench_now();
         size_t step = in.block_count / 4 + 1;
         for (size_t b = 0; b < in.block_count; b += step) {
             run_batch(&bed, &in, b, in.block_count - b < step ? in.block_count - b : step);
             rt_compute_release(bed.engine, &bed.compute);
         }
-        double ours = now() - from;
+        double ours = bench_now() - from;
         allocations = mem_count() - before;
         if (i > 0) {
             ratios[i - 1] = bare / ours;
@@ -456,8 +421,8 @@ static void rung_keyed(const char *rung, const char *what, bool words, size_t co
             ours_best = ours < ours_best ? ours : ours_best;
         }
     }
-    must(state_checksum(&bed) == bare_checksum(&t), "the state differs");
-    print_ratio(rung, what, ratios, pairs);
+    bench_must(state_checksum(&bed) == bare_checksum(&t), "the state differs");
+    bench_row(goal, ratios, pairs);
     double n = (double)count / 1e6;
     (void)printf("     engine %.1f M records/s, bare %.1f M records/s; %.6f allocations per "
                  "record\n",
@@ -473,8 +438,9 @@ static void rung_9a(uint64_t keys, uint64_t dirty, size_t rounds)
 {
     struct input all, some;
     struct bed bed;
-    double *pauses = calloc(rounds, sizeof *pauses), *batches = calloc(rounds, sizeof *batches);
-    double *ratios = calloc(rounds, sizeof *ratios);
+    double *pauses = bench_alloc(rounds * sizeof *pauses);
+    double *batches = bench_alloc(rounds * sizeof *batches);
+    double *ratios = bench_alloc(rounds * sizeof *ratios);
     struct ckpt_slices *slices;
     size_t n;
 
@@ -485,26 +451,28 @@ static void rung_9a(uint64_t keys, uint64_t dirty, size_t rounds)
                                              NULL));
     run_batch(&bed, &all, 0, all.block_count);
     rt_compute_release(bed.engine, &bed.compute);
-    must(rt_engine_gather(bed.engine, &slices, &n, NULL) == LEVEE_OK, "gather");
+    bench_must(rt_engine_gather(bed.engine, &slices, &n, NULL) == LEVEE_OK, "gather");
     rt_engine_free_slices(slices, n);
     for (size_t i = 0; i < rounds; i++) {
-        double from = now();
+        double from = bench_now();
         run_batch(&bed, &some, 0, some.block_count);
-        batches[i] = now() - from;
+        batches[i] = bench_now() - from;
         rt_compute_release(bed.engine, &bed.compute);
-        from = now();
-        must(rt_engine_gather(bed.engine, &slices, &n, NULL) == LEVEE_OK, "gather");
-        pauses[i] = now() - from;
+        from = bench_now();
+        bench_must(rt_engine_gather(bed.engine, &slices, &n, NULL) == LEVEE_OK, "gather");
+        pauses[i] = bench_now() - from;
         ratios[i] = pauses[i] / 1e-3;
-        must(slices[0].entries > dirty / 2, "too few dirty keys");
+        bench_must(slices[0].entries > dirty / 2, "too few dirty keys");
         rt_engine_free_slices(slices, n);
     }
-    print_ratio("9a", "pause of a gather, 1 M keys, 10 k dirty / a batch interval of 1 ms", ratios,
-                rounds);
+    bench_row(&(struct bench_goal){"9a",
+                                   "pause of a gather, 1 M keys, 10 k dirty / a batch of 1 ms", 1.0,
+                                   0.3, 0.1, true},
+              ratios, rounds);
     (void)printf(
         "     pause median %.0f us, longest %.0f us; the batch that dirtied them %.0f us\n",
-        quantile(pauses, rounds, 0.5) * 1e6, quantile(pauses, rounds, 1.0) * 1e6,
-        quantile(batches, rounds, 0.5) * 1e6);
+        bench_quantile(pauses, rounds, 0.5) * 1e6, bench_quantile(pauses, rounds, 1.0) * 1e6,
+        bench_quantile(batches, rounds, 0.5) * 1e6);
     bed_release(&bed);
     input_release(&all);
     input_release(&some);
@@ -513,36 +481,31 @@ static void rung_9a(uint64_t keys, uint64_t dirty, size_t rounds)
     free(ratios);
 }
 
-static bool wanted(const char *rung)
-{
-    const char *only = getenv("ONLY");
-
-    return !only || strstr(only, rung) != NULL;
-}
-
+/* The ladder's floors are for the whole path; the engine alone must be well above them. */
 int main(int argc, char **argv)
 {
-    bool quick = getenv("BENCH_QUICK") != NULL;
-    size_t pairs = argc > 1 ? (size_t)strtoul(argv[1], NULL, 10) : quick ? 3 : 20;
-    size_t size = quick ? 10 : 1;
+    static const struct bench_goal keyed[] = {
+        {"5b", "engine alone: one key per 100 B line, 1 M keys / bare loop", 0.6, 0.8, 0.9, false},
+        {"5c", "engine alone: one key per 100 B line, 10 k keys / bare loop", 0.3, 0.4, 0.8, false},
+        {"5e", "engine alone: 16 B records, 1 M keys / bare loop with prefetch", 0.65, 0.8, 0.95,
+         false},
+    };
+    static const uint64_t keys[] = {1000000, 10000, 1000000};
 
+    bench_init("bench_engine");
+    size_t pairs = argc > 1 ? (size_t)strtoul(argv[1], NULL, 10) : bench_quick ? 3 : BENCH_PAIRS;
+    size_t size = bench_quick ? 10 : 1;
     pairs = pairs ? pairs : 1;
-    if (wanted("5a")) {
+    if (bench_wanted("5a")) {
         rung_5a(100000 / size, pairs);
     }
-    if (wanted("5b")) {
-        rung_keyed("5b", "engine: keyed state, one key per 100 B line, 1 M keys / bare loop", true,
-                   1000000 / size, 1000000, pairs);
+    for (size_t i = 0; i < ARRAY_LEN(keyed); i++) {
+        bool words = i < 2;
+        if (bench_wanted(keyed[i].rung)) {
+            rung_keyed(&keyed[i], words, (words ? 1000000 : 4000000) / size, keys[i], pairs);
+        }
     }
-    if (wanted("5c")) {
-        rung_keyed("5c", "engine: keyed state, one key per 100 B line, 10 k keys / bare loop", true,
-                   1000000 / size, 10000, pairs);
-    }
-    if (wanted("5e")) {
-        rung_keyed("5e", "engine: keyed state, 16 B records, 1 M keys / bare loop with prefetch",
-                   false, 4000000 / size, 1000000, pairs);
-    }
-    if (wanted("9a")) {
+    if (bench_wanted("9a")) {
         rung_9a(1000000 / size, 10000 / size, pairs);
     }
     return 0;
