@@ -29,13 +29,6 @@ void bench_die(const char *what, const struct levee_error *err)
     exit(1);
 }
 
-void bench_must(bool holds, const char *what)
-{
-    if (!holds) {
-        bench_die(what, NULL);
-    }
-}
-
 void bench_check(int code, const struct levee_error *err, const char *what)
 {
     if (code != LEVEE_OK) {

@@ -32,7 +32,12 @@ void bench_init(const char *name);
 bool bench_wanted(const char *rung);
 /* Ends the program with code 1; what was made in the scratch directory is removed. */
 _Noreturn void bench_die(const char *what, const struct levee_error *err);
-void bench_must(bool holds, const char *what); /* names errno */
+static inline void bench_must(bool holds, const char *what) /* names errno */
+{
+    if (!holds) {
+        bench_die(what, NULL);
+    }
+}
 void bench_check(int code, const struct levee_error *err, const char *what);
 void *bench_alloc(size_t bytes); /* zeroed; never NULL */
 /* A new directory, removed with all that is in it when the program ends. The same one each time. */

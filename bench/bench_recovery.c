@@ -198,7 +198,7 @@ static void rung_10a(void)
         warm[n] = best / bench_since(from).wall;
         ratios[n] = best / ours[n];
     }
-    uint64_t read = (counter_get(&l->io->counts.read_bytes) - read_before) / (2 * n);
+    double read = (double)(counter_get(&l->io->counts.read_bytes) - read_before) / 2 / (double)n;
     bench_row(&goal, ratios, n);
     bench_aside("  the same log cached / bare reads, cold", warm, n);
     double gb = (double)l->bytes / 1e9;
@@ -206,7 +206,7 @@ static void rung_10a(void)
         "      %.2f GB in %zu segments: %.2f GB/s cold, direct reads %.2f, read ahead %.2f; "
         "CPU-s per GB %.2f; bytes read / bytes %.3f;\n      checksum %016llx\n",
         gb, l->path_count, gb / bench_median(ours, n), gb / bench_median(bare[0], n),
-        gb / bench_median(bare[1], n), cpu.cpu / (double)n / gb, (double)read / (double)l->bytes,
+        gb / bench_median(bare[1], n), cpu.cpu / (double)n / gb, read / (double)l->bytes,
         (unsigned long long)sum);
     bench_remove(l->dir);
     io_free(l->io);

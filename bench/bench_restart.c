@@ -171,17 +171,17 @@ static int life_main(char **argv)
     return 0;
 }
 
-static struct report report_of(int *pipe)
+static struct report report_of(int pipe)
 {
     struct report r;
     size_t got = 0;
 
     while (got < sizeof r) {
-        ssize_t n = read(*pipe, (char *)&r + got, sizeof r - got);
+        ssize_t n = read(pipe, (char *)&r + got, sizeof r - got);
         bench_must(n > 0, "a life has told nothing");
         got += (size_t)n;
     }
-    (void)close(*pipe);
+    (void)close(pipe);
     return r;
 }
 
@@ -241,12 +241,12 @@ static uint64_t fill(struct deaths *d)
     all.count = all.vocabulary = KEYS;
     words_make(&all);
     pid_t child = fork_life(&all, all.count, all.count, false, &pipe);
-    (void)report_of(&pipe);
+    (void)report_of(pipe);
     reap(child, false);
     words_release(&all);
     for (size_t i = 0; i < ARRAY_LEN(d->restore); i++) {
         child = exec_life(all.count, 0, true, &pipe);
-        struct report r = report_of(&pipe);
+        struct report r = report_of(pipe);
         d->restore[i] = r.started - r.opened;
         (void)kill(child, SIGKILL);
         reap(child, true);
@@ -264,7 +264,7 @@ static struct report one_death(struct deaths *d, pid_t *child, uint64_t total, u
     reap(*child, true);
     double reaped = bench_now();
     *child = exec_life(total, records, true, &pipe);
-    struct report r = report_of(&pipe);
+    struct report r = report_of(pipe);
     bench_must(r.batches > 0, "the tail was replayed");
     d->parts[REAPED][d->n] = reaped - killed;
     d->parts[EXECED][d->n] = r.entered - reaped;
@@ -292,7 +292,7 @@ static void rung_10d(void)
     uint64_t records = tail.count;
     total += tail.count;
     pid_t child = fork_life(&tail, total, records, true, &pipe);
-    (void)report_of(&pipe);
+    (void)report_of(pipe);
     for (; bench_more(d->n, BENCH_PAIRS, deadline); d->n++) {
         total += NEW_LINES;
         records += NEW_LINES;
@@ -302,7 +302,7 @@ static void rung_10d(void)
     (void)kill(child, SIGKILL);
     reap(child, true);
     child = exec_life(total + NEW_LINES, records + NEW_LINES, false, &pipe);
-    r = report_of(&pipe);
+    r = report_of(pipe);
     reap(child, false);
     bench_must(r.words == total + NEW_LINES, "every word once, over all lives");
     print_deaths(d, &r, tail.len, batches);
