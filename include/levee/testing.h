@@ -47,6 +47,60 @@ LEVEE_API int levee_testing_crash_points(struct levee_testing **ret,
                                          struct levee_error *err);
 LEVEE_API const char *const *levee_crash_point_names(size_t *ret_count);
 
+/* ------------------------------------------------------------------ is your sink one? */
+
+/*
+ * Drives a sink through lives that a seed chooses: batches with empty partitions and binary values,
+ * aborts, crashes between any two calls and inside commit, repeats, a lost token, another context;
+ * and compares what a stranger sees with what the contract in connect.h promises for its kind.
+ *
+ * A crash drops the object without a call (`crash`, or a leak), so nothing that it holds in memory
+ * may matter. Inside commit it happens where the sink says levee_sink_step().
+ */
+struct levee_sink_probe {
+    const struct levee_sink_ops *ops;
+    /* A new object on the place as it is. */
+    void *(*make)(void *arg);
+    /* Frees an object as a crash does: its memory, and nothing else. NULL: it is leaked. */
+    void (*crash)(void *arg, void *self);
+    /* Calls see(see_arg, record) for everything that a stranger sees there. */
+    int (*read)(void *arg, void (*see)(void *see_arg, const struct levee_record *record),
+                void *see_arg);
+    /* An empty place. */
+    int (*reset)(void *arg);
+    /* The token vanishes, the data stays; NULL: it cannot. */
+    int (*lose_token)(void *arg);
+    bool text; /* values of letters only, for a place that cannot hold any byte */
+    void *arg;
+};
+enum levee_sink_rule {
+    LEVEE_SINK_KEEPS = 0,        /* the contract is kept */
+    LEVEE_SINK_CALL_FAILED,      /* a call failed without a reason to */
+    LEVEE_SINK_SHOWN_EARLY,      /* records were visible before their commit */
+    LEVEE_SINK_RECORD_MISSING,   /* a committed record is not there */
+    LEVEE_SINK_RECORD_TWICE,     /* a record is there more often than the kind allows */
+    LEVEE_SINK_ABORT_LEFT,       /* what was aborted is visible */
+    LEVEE_SINK_TOKEN_MISSING,    /* something was committed, last_token says never */
+    LEVEE_SINK_TOKEN_AHEAD,      /* the token names a batch whose records are not there */
+    LEVEE_SINK_TOKEN_BEHIND,     /* records are there whose batch the token does not know */
+    LEVEE_SINK_LOSS_HIDDEN,      /* the token was lost, last_token says never */
+    LEVEE_SINK_FOREIGN_ACCEPTED, /* another context's place was not noticed */
+    LEVEE_SINK_STRANGE_RECORD    /* a record nobody wrote */
+};
+struct levee_sink_finding {
+    enum levee_sink_rule rule;
+    uint64_t seed; /* repeats it */
+    char text[400];
+};
+/* Runs `lives` lives from a seed. LEVEE_OK: the contract was kept as far as was seen; SINK_FAILED:
+ * *ret says which rule was broken, where, what was expected and found. Thread: the caller's. */
+LEVEE_API int levee_sink_conformance(const struct levee_sink_probe *probe, uint64_t seed,
+                                     uint32_t lives, struct levee_sink_finding *ret,
+                                     struct levee_error *err);
+/* For sinks under the driver, between two effects of one call; nothing happens elsewhere. */
+LEVEE_API void levee_sink_step(void);
+LEVEE_API const char *levee_sink_rule_name(enum levee_sink_rule rule);
+
 #ifdef __cplusplus
 }
 #endif
