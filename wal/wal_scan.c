@@ -2,11 +2,13 @@
  * Scanning: the whole log as facts, without changing a byte.
  *
  *   1  headers and SEGMENT_START of every segment, in number order; a segment's frames are in force
- * below the lowest first LSN of all later segments (rule 4d.2), what lies behind is void. 2  groups
- * in order (wal_groups.c). 3  the witness: the highest durable LSN that any verified header
- * carries. 4  the first bad group above the witness begins the tail: everything from there on is
- * left out of the entries. Bad places at or below the witness are damage; recovery decides whether
- * it matters.
+ *      below the lowest first LSN of all later segments (rule 4d.2), what lies behind is void
+ *   2  groups in order (wal_groups.c)
+ *   3  the witness: the highest durable LSN that any verified header carries
+ *   4  the first bad group above the witness, with no whole group behind it in its segment, begins
+ *      the tail: everything from there on is left out of the entries
+ *
+ * Bad places at or below the witness are damage; recovery decides whether it matters.
  */
 #include "wal/wal_scan.h"
 

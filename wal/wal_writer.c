@@ -358,7 +358,6 @@ static void run_close(struct io_task *t)
         while (!has_failed(w) && flush_once(w)) {
         }
     } while (spare_for_the_rest(w));
-    give_up_queue(w);
     seal_idle(w);
 }
 
@@ -572,7 +571,7 @@ void wal_close(struct wal *w)
     if (w->helper) {
         w->io->ops->lane_close(w->helper);
     }
-    give_up_queue(w); /* a machine that has crashed runs no close task */
+    give_up_queue(w); /* the log has failed, or found no room for them */
     if (w->file) {
         w->io->ops->close(w->file);
     }

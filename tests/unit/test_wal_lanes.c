@@ -138,7 +138,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
     pthread_t opener, helper;
-    bool has_helper, let_go;
+    bool has_helper, let_go, full; /* full: no room for a segment of the log lane */
     struct io_lane *ended;
     int posts_to_the_ended;
 } hold = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
@@ -157,6 +157,16 @@ static int hold_pwritev(struct io_file *f, const struct iovec *iov, int count, u
     }
     (void)pthread_mutex_unlock(&hold.mutex);
     return hold.real->pwritev(f, iov, count, offset, e);
+}
+
+static int hold_open(struct io *any, const char *path, int flags, struct io_file **ret,
+                     struct levee_error *e)
+{
+    (void)pthread_mutex_lock(&hold.mutex);
+    bool full = hold.full && (flags & IO_CREATE) && hold.has_helper &&
+                !pthread_equal(pthread_self(), hold.helper);
+    (void)pthread_mutex_unlock(&hold.mutex);
+    return full ? err_set(e, LEVEE_ENOSPACE, "full") : hold.real->open(any, path, flags, ret, e);
 }
 
 static void hold_lane_close(struct io_lane *lane)
@@ -180,7 +190,9 @@ static void hold_lane_post(struct io_lane *lane, struct io_task *task)
     }
 }
 
-START_TEST(a_close_meets_the_helper_at_work)
+/* More than the first segment holds, while the helper is held: the log lane wants the spare that is
+ * being made, and the close finds it wanting. */
+static void close_with_a_held_helper(bool full, int expected)
 {
     static struct owned o[8];
     static const uint8_t big[40000];
@@ -190,10 +202,12 @@ START_TEST(a_close_meets_the_helper_at_work)
     open_place();
     hold.real = io->ops;
     hold.ops = *io->ops;
+    hold.ops.open = hold_open;
     hold.ops.pwritev = hold_pwritev;
     hold.ops.lane_close = hold_lane_close;
     hold.ops.lane_post = hold_lane_post;
     hold.opener = pthread_self();
+    hold.full = full;
     io->ops = &hold.ops;
     ck_assert_int_eq(wal_open(io, &opt, NULL, &wal, &err), LEVEE_OK);
     (void)pthread_mutex_lock(&hold.mutex);
@@ -201,16 +215,25 @@ START_TEST(a_close_meets_the_helper_at_work)
         (void)pthread_cond_wait(&hold.cond, &hold.mutex);
     }
     (void)pthread_mutex_unlock(&hold.mutex);
-    /* More than the first segment holds: the log lane wants the spare that is being made. */
     for (size_t i = 0; i < ARRAY_LEN(o); i++) {
         append(&o[i], big, sizeof big, i);
     }
     wal_close(wal);
     ck_assert_int_eq(hold.posts_to_the_ended, 0);
-    for (size_t i = 0; i < ARRAY_LEN(o); i++) { /* closing writes what is queued */
-        ck_assert_int_eq(atomic_load(&o[i].code), LEVEE_OK);
-    }
+    ck_assert_int_eq(atomic_load(&o[0].code), LEVEE_OK);
+    ck_assert_int_eq(atomic_load(&o[ARRAY_LEN(o) - 1].code), expected);
     close_place();
+}
+
+START_TEST(a_close_meets_the_helper_at_work)
+{
+    close_with_a_held_helper(false, LEVEE_OK); /* closing writes what is queued */
+}
+END_TEST
+
+START_TEST(a_close_without_room_meets_the_helper_at_work)
+{
+    close_with_a_held_helper(true, LEVEE_EWAL_FAILED);
 }
 END_TEST
 
@@ -221,6 +244,7 @@ int main(void)
 
     tcase_add_test(t, appenders_from_many_threads);
     tcase_add_test(t, a_close_meets_the_helper_at_work);
+    tcase_add_test(t, a_close_without_room_meets_the_helper_at_work);
     suite_add_tcase(suite, t);
     return suite_main(suite);
 }

@@ -258,6 +258,38 @@ START_TEST(what_did_not_verify_is_put_aside)
 }
 END_TEST
 
+/* A segment whose SEGMENT_START is damaged, below everything that is still needed (R11): a copy is
+ * kept all the same. */
+START_TEST(damage_that_does_not_matter_is_put_aside_too)
+{
+    uint64_t size, rng = 2, aside;
+
+    open_log();
+    r.segment_count = 2;
+    ref_group(&r, 2, 500, &rng);
+    r.segment_count = 3;
+    put_log(&r);
+    uint8_t *bytes = segment_bytes(1, &size);
+    bytes[8192 + 70] ^= 1;
+    scan();
+    ck_assert(facts.bad.witnessed);
+    ck_assert_uint_eq(facts.bad.end_lsn, 10);
+    static uint8_t expected[SIZE];
+    uint64_t used = facts.segments[0].used_offset;
+    memcpy(expected, bytes, size);
+    ck_assert_uint_eq(used, r.segments[0].at);
+    ck_assert_int_eq(rebuild(10), LEVEE_OK);
+    ck_assert_int_eq(wal_clean(io, &rig.opt, &facts, &err), LEVEE_OK);
+    ck_assert(!segment_exists(1));
+    const uint8_t *copy =
+        io_sim_bytes(io, WAL_DIR "/quarantine/0000000000000001.seg.8192.torn", &aside);
+    ck_assert_ptr_nonnull(copy);
+    ck_assert_uint_eq(aside, used - 8192);
+    ck_assert_mem_eq(copy, expected + 8192, aside);
+    close_log();
+}
+END_TEST
+
 /* An unreadable block stays a hole in the copy. */
 START_TEST(an_unreadable_tail_is_put_aside_as_far_as_it_can_be_read)
 {
@@ -560,6 +592,7 @@ int main(void)
     tcase_add_test(t, void_bytes_are_given_back);
     tcase_add_test(t, a_segment_of_which_nothing_is_left_is_removed);
     tcase_add_test(t, what_did_not_verify_is_put_aside);
+    tcase_add_test(t, damage_that_does_not_matter_is_put_aside_too);
     tcase_add_test(t, an_unreadable_tail_is_put_aside_as_far_as_it_can_be_read);
     suite_add_tcase(suite, t);
     t = tcase_create("failures");
