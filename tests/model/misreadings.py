@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Reads each meaning wrong, on purpose, and counts the cases that notice.
 
-A case file is worth what it can catch. Each entry of MISREADINGS changes one place of the model, the
-way a person might take it who knows Spark by hearsay; each must fail at least two cases, or this
-exits 1. What only a restart can get wrong is not here: the model has nothing to restart.
+A case file is worth what it can catch. Each entry of MISREADINGS changes one place of the model,
+the way a person might take it who knows Spark by hearsay; each must fail at least two cases, or
+this exits 1. What only a restart can get wrong is not here: the model has nothing to restart.
 """
 import pathlib
 import shutil
