@@ -10,15 +10,16 @@ ORDERED = {
 
 
 def case(name, operation, parameters, batches, expected, note=None, **more):
-    """As many batches as outputs unless num_batches says otherwise; null inputs, states, chains and
-    the like come as further fields, spelled as in the format."""
+    """As many batches as outputs unless num_batches says otherwise. Further inputs, states, chains
+    and the like come as further fields, spelled as in the format."""
     made = {"id": name, "operation": operation, "parameters": parameters}
     if note:
         made["note"] = note
     made["input"] = batches
     made.update(more)
-    made.setdefault("num_batches", len(expected))
-    made["expected"] = expected
+    if expected is not None:
+        made.setdefault("num_batches", len(expected))
+        made["expected"] = expected
     made.setdefault("ordered", operation in ORDERED)
     return made
 

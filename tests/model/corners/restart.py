@@ -135,6 +135,13 @@ CASES = [
          [[["a", 1]], [["a", 2]], [["a", 3]], [["b", 4]]], [[1], [3], [6], [4]], restart_at=2,
          expected_overall={"mapped_total": [1, 3, 6, 4], "snapshot_seen": [["a", 3]],
           "last_snapshot": [["a", 6], ["b", 4]]}),
+    case("restart.with-state-overall-alone", "mapWithState", {"f": ONE, "timeout": 1},
+         [[["a", 1], ["b", 1]], [["c", 1]], [], [["a", 1]]], None,
+         "only the whole is asked for; fields that nobody knows are ignored",
+         expected_overall={"mapped_total": ["a", "b", "c"], "snapshot_seen": [["c", 1]],
+                           "last_snapshot": [["a", 1]]},
+         num_batches=5, kills="repeated-random", spark_note="Spark may time out later",
+         expected_set=[["a", "b", "c"]], in_flight_at_restart=[3], nobody_knows={"this": [1, {}]}),
     # Everything else, and killed again and again
     case("restart.join", "join", {}, [[["a", 1]], [["b", 2]], [["c", 3]]],
          [[["a", [1, 4]]], [], [["c", [3, 6]]]], input2=[[["a", 4]], [["a", 5]], [["c", 6]]],
