@@ -173,7 +173,7 @@ static void merge(const struct order *o, const struct levee_record *from, size_t
     }
 }
 
-/* Runs of 1, 2, 4 … records, to and fro between two arrays; returns the one that is sorted. */
+/* Runs of 1, 2, 4 … records, back and forth between two arrays; returns the one that is sorted. */
 static struct levee_record *sort(const struct order *o, struct levee_record *items,
                                  struct levee_record *other, size_t n)
 {

@@ -89,7 +89,7 @@ static int map_key(struct rt_call *c, const struct rt_groups *g, const struct rt
         const struct rt_item *item = g->items[at];
         struct levee_record input = {item->key, item->value, item->time_ms};
         bool skipped;
-        m->value = &input.value;
+        m->value = &item->value;
         m->out->time_ms = item->time_ms;
         code = rt_call_guarded(c, c->index++, &input, try_map, m, &skipped);
         if (code == LEVEE_OK && !skipped && !settle(m)) {

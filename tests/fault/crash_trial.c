@@ -38,6 +38,17 @@ static const char *child_program(void)
     return path;
 }
 
+void trial_map_status(struct trial *t)
+{
+    int fd = open(t->status_path, O_RDWR | O_CREAT, 0644);
+
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(ftruncate(fd, sizeof *t->status), 0);
+    t->status = mmap(NULL, sizeof *t->status, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ck_assert_ptr_ne(t->status, MAP_FAILED);
+    close(fd);
+}
+
 void trial_open(struct trial *t, uint64_t seed)
 {
     sigset_t chld;
@@ -52,12 +63,7 @@ void trial_open(struct trial *t, uint64_t seed)
     (void)snprintf(t->status_path, sizeof t->status_path, "%s/status", t->root);
     (void)snprintf(t->log, sizeof t->log, "%s/log", t->root);
     ck_assert_int_eq(mkdir(t->taken, 0755), 0);
-    int fd = open(t->status_path, O_RDWR | O_CREAT, 0644);
-    ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(ftruncate(fd, sizeof *t->status), 0);
-    t->status = mmap(NULL, sizeof *t->status, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    ck_assert_ptr_ne(t->status, MAP_FAILED);
-    close(fd);
+    trial_map_status(t);
     /* Waited for with a deadline: blocked, or its arrival could be missed. */
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);

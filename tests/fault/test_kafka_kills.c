@@ -11,10 +11,10 @@
  * The topic has one partition, so that the order of the batches shows.
  */
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tests/fault/crash_trial.h"
@@ -140,6 +140,8 @@ static struct trial with_directory(const struct trial *t, const char *name)
 
     (void)snprintf(other.dir, sizeof other.dir, "%s/%s", t->root, name);
     (void)snprintf(other.log, sizeof other.log, "%s/%s.log", t->root, name);
+    (void)snprintf(other.status_path, sizeof other.status_path, "%s/%s.status", t->root, name);
+    trial_map_status(&other);
     return other;
 }
 
@@ -188,14 +190,25 @@ START_TEST(a_kill_at_this_point_of_the_sink_loses_and_repeats_nothing)
 }
 END_TEST
 
-static void sleep_ms(long ms)
+/* Until this many records are in batches that every sink has committed, in the newest life. */
+static void wait_for_records(const struct trial *t, uint64_t records)
 {
-    struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-
-    (void)nanosleep(&ts, NULL);
+    for (int patience = TRIAL_PATIENCE_MS; patience > 0; patience--) {
+        if (__atomic_load_n(&t->status->completed, __ATOMIC_SEQ_CST) >= records) {
+            return;
+        }
+        (void)poll(NULL, 0, 1);
+    }
+    ck_abort_msg("no progress: %s", trial_said(t));
 }
 
-/* Process death at random instants, the fault itself: how long a life lasts is the input. */
+/* So many more than there are now. */
+static void wait_for_more(const struct trial *t, uint64_t records)
+{
+    wait_for_records(t, __atomic_load_n(&t->status->completed, __ATOMIC_SEQ_CST) + records);
+}
+
+/* Process death at random instants: somewhere behind a random number of records. */
 START_TEST(random_kills_lose_and_repeat_nothing)
 {
     struct trial t;
@@ -208,7 +221,7 @@ START_TEST(random_kills_lose_and_repeat_nothing)
     for (uint64_t i = 0; i < kills; i++) {
         pid_t pid = trial_spawn(&t, &(struct trial_life){.forever = true});
         rng = rng * 6364136223846793005u + 1442695040888963407u;
-        sleep_ms(150 + (long)(rng >> 33) % 900);
+        wait_for_records(&t, (rng >> 33) % 2000);
         (void)kill(pid, SIGKILL);
         ck_assert_int_eq(trial_wait(&t, pid, TRIAL_PATIENCE_MS), TRIAL_KILLED);
         must_be_fine(&t, "random kill");
@@ -229,11 +242,11 @@ START_TEST(the_broker_dies_and_comes_back_under_a_running_job)
     open_trial(&t, 21);
     pid_t pid = trial_spawn(&t, &(struct trial_life){.forever = true});
     for (int i = 0; i < 2; i++) {
-        sleep_ms(1200);
+        wait_for_more(&t, 200);
         BROKER_MUST(&broker, broker_kill(&broker, SIGKILL, BROKER_ALL));
         BROKER_MUST(&broker, broker_restart(&broker, BROKER_ALL, NULL));
     }
-    sleep_ms(1500);
+    wait_for_more(&t, 200);
     (void)kill(pid, SIGKILL);
     ck_assert_msg(trial_wait(&t, pid, TRIAL_PATIENCE_MS) == TRIAL_KILLED,
                   "it did not live through the broker's death: %s", trial_said(&t));
@@ -255,17 +268,17 @@ START_TEST(a_zombie_is_fenced_and_says_by_whom)
     }
     open_trial(&t, 33);
     pid_t old = trial_spawn(&t, &(struct trial_life){.forever = true});
-    sleep_ms(1200);
+    wait_for_records(&t, 200);
     ck_assert_int_eq(kill(old, SIGSTOP), 0);
     copy_directory(&t, "copy");
     copy = with_directory(&t, "copy");
     pid_t young = trial_spawn(&copy, &(struct trial_life){.forever = true});
-    sleep_ms(2500);
+    wait_for_records(&copy, 200);
     ck_assert_int_eq(kill(old, SIGCONT), 0);
     int code = trial_wait(&t, old, TRIAL_PATIENCE_MS);
     ck_assert_msg(code > 0 && code < 1000, "the zombie ended with %d: %s", code, trial_said(&t));
     ck_assert_msg(said(&t, "SINK_FENCED") && said(&t, "epoch"), "%s", trial_said(&t));
-    sleep_ms(300);
+    wait_for_more(&copy, 100);
     ck_assert_msg(kill(young, SIGKILL) == 0, "the living one was stopped: %s", trial_said(&copy));
     ck_assert_msg(trial_wait(&copy, young, TRIAL_PATIENCE_MS) == TRIAL_KILLED,
                   "the living one was stopped: %s", trial_said(&copy));
@@ -286,12 +299,12 @@ START_TEST(a_stale_copy_is_refused_without_fencing_the_living)
     ck_assert_int_eq(trial_run(&t, &(struct trial_life){.records = 60}), 0);
     copy_directory(&t, "stale");
     pid_t living = trial_spawn(&t, &(struct trial_life){.forever = true});
-    sleep_ms(1500);
+    wait_for_records(&t, 200);
     stale = with_directory(&t, "stale");
     int code = trial_run(&stale, &(struct trial_life){.records = 90});
     ck_assert_msg(code > 0 && code < 1000, "it ended with %d: %s", code, trial_said(&stale));
     ck_assert_msg(said(&stale, "SINK_AHEAD") && said(&stale, "epoch"), "%s", trial_said(&stale));
-    sleep_ms(500);
+    wait_for_more(&t, 100);
     ck_assert_int_eq(kill(living, SIGKILL), 0);
     ck_assert_msg(trial_wait(&t, living, TRIAL_PATIENCE_MS) == TRIAL_KILLED,
                   "the living one was stopped: %s", trial_said(&t));

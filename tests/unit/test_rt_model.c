@@ -24,9 +24,33 @@ static levee_stream *build_two(enum op op, levee_stream *a, levee_stream *b)
                                        : LEVEE_FULL_OUTER);
 }
 
-static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const char *uid)
+static levee_stream *build_state(enum op op, levee_stream *a, const char *uid)
 {
     static const struct levee_state_options every = {.every_key = true};
+
+    switch ((int)op) {
+    case OP_STATE_SUM:
+        return levee_update_state_by_key(a, uid, NULL, levee_update_sum_i64, NULL);
+    case OP_STATE_TALLY:
+        return levee_update_state_by_key(a, uid, NULL, fn_tally, NULL);
+    case OP_STATE_TALLY_EVERY:
+        return levee_update_state_by_key(a, uid, &every, fn_tally, NULL);
+    case OP_STATE_LOG:
+        return levee_update_state_by_key(a, uid, NULL, fn_log, NULL);
+    case OP_VISIT:
+        return levee_map_with_state(a, uid, NULL, fn_visit, NULL);
+    case OP_VISIT_TIMED:
+        return levee_map_with_state(a, uid, &(struct levee_map_state_options){.timeout_ms = 1000},
+                                    fn_visit, NULL);
+    case OP_SNAPSHOTS:
+        return levee_state_snapshots(a);
+    default:
+        return NULL;
+    }
+}
+
+static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const char *uid)
+{
     levee_stream *both[2] = {a, b};
 
     switch (op) {
@@ -86,20 +110,13 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
     case OP_REDUCE_SUM:
         return levee_reduce(a, &levee_sum_i64);
     case OP_STATE_SUM:
-        return levee_update_state_by_key(a, uid, NULL, levee_update_sum_i64, NULL);
     case OP_STATE_TALLY:
-        return levee_update_state_by_key(a, uid, NULL, fn_tally, NULL);
     case OP_STATE_TALLY_EVERY:
-        return levee_update_state_by_key(a, uid, &every, fn_tally, NULL);
     case OP_STATE_LOG:
-        return levee_update_state_by_key(a, uid, NULL, fn_log, NULL);
     case OP_VISIT:
-        return levee_map_with_state(a, uid, NULL, fn_visit, NULL);
     case OP_VISIT_TIMED:
-        return levee_map_with_state(a, uid, &(struct levee_map_state_options){.timeout_ms = 1000},
-                                    fn_visit, NULL);
     case OP_SNAPSHOTS:
-        return levee_state_snapshots(a);
+        return build_state(op, a, uid);
     case OP_END:
         break;
     }
