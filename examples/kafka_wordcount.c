@@ -21,12 +21,6 @@ struct totals {
     size_t count;
 };
 
-static int split(levee_output *out, const struct levee_record *line, void *arg)
-{
-    (void)arg;
-    return levee_emit_words(out, line->value);
-}
-
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     const struct settings *s = arg;

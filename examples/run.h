@@ -1,5 +1,5 @@
 /*
- * What the examples that run for long share: a context that drains on SIGTERM and SIGINT.
+ * What the examples share: words, and a context that drains on SIGTERM and SIGINT.
  *
  * levee installs no signal handlers, and its calls are not async-signal-safe: signals are blocked
  * in all threads, and one thread waits for them.
@@ -24,6 +24,13 @@ static void *drain_on_signal(void *ctx)
         levee_drain(ctx, DRAIN_MS, NULL);
     }
     return NULL;
+}
+
+/* A line into its words, as keys. */
+static inline int split(levee_output *out, const struct levee_record *line, void *arg)
+{
+    (void)arg;
+    return levee_emit_words(out, line->value);
 }
 
 /* For options.log. */
