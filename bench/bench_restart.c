@@ -173,7 +173,7 @@ static int life_main(char **argv)
 
 static struct report report_of(int pipe)
 {
-    struct report r;
+    struct report r = {0};
     size_t got = 0;
 
     while (got < sizeof r) {

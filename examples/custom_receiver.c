@@ -113,7 +113,8 @@ static void stop(void *self)
     if (r->running) {
         pthread_join(r->thread, NULL);
     }
-    r->running = r->stop = 0;
+    r->running = 0;
+    r->stop = 0;
 }
 
 static const struct levee_receiver_ops receiver_ops = {
@@ -143,7 +144,9 @@ int main(int argc, char **argv)
         fputs("usage: custom_receiver JOURNAL ACKNOWLEDGED STATE OUT\n", stderr);
         return 1;
     }
-    r.journal = argv[1], r.acknowledged = argv[2], r.out = argv[4];
+    r.journal = argv[1];
+    r.acknowledged = argv[2];
+    r.out = argv[4];
     o.directory = argv[3];
     return run(&o, build, &r, NULL);
 }

@@ -110,7 +110,8 @@ int rt_block_parse(struct rt_block *b, struct levee_error *err)
     if (c.bad || version != BLOCK_VERSION || b->last_seq < b->first_seq) {
         err_set(err, LEVEE_EWAL_CORRUPT, "a block's payload does not parse");
         err_expected(err, "version %u", BLOCK_VERSION);
-        return err_found(err, "version %u, %zu bytes", version, b->payload.len), LEVEE_EWAL_CORRUPT;
+        err_found(err, "version %u, %zu bytes", version, b->payload.len);
+        return LEVEE_EWAL_CORRUPT;
     }
     b->records_offset = b->payload.len - cur_left(&c);
     return LEVEE_OK;
