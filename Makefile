@@ -110,7 +110,7 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim cases bench demo lint \
+.PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim cases bench demo demo-kafka lint \
 	fmt layers symbols mutants kafka-libs install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
@@ -208,6 +208,10 @@ demo: ## word counts over Kafka's protocol, killed again and again (TEXT= KILLS=
 # Where it cannot be had (exit code 77, and a line that says so) the tests that need it are skipped.
 kafka-libs: ## a real Kafka for the tests, once, into build/kafka-cache/ (Java and Maven needed)
 	@tests/support/kafka/broker fetch || [ $$? = 77 ]
+demo-kafka: ## Kafka to Kafka on a real broker, everything killed (KILLS= BROKER_KILLS=)
+	@scripts/deps build kafka
+	@$(PARALLEL) lib examples tests
+	@BUILD=$(B) KILLS='$(KILLS)' BROKER_KILLS='$(BROKER_KILLS)' SEED='$(SEED)' scripts/demo-kafka
 mutants: ## eleven seeded bugs, each of which must make the tests fail
 	@scripts/mutants
 torture: ## the tests under ASan+UBSan (gcc, clang), TSan and valgrind; takes long

@@ -155,10 +155,12 @@ static int first_token(struct kafka_sink *s, const struct levee_token *now, stru
     if (state == LEVEE_TOKEN_FOREIGN) {
         return LEVEE_OK; /* last_token says so again, and is judged */
     }
-    if (state == LEVEE_TOKEN_FOUND && t.batch >= mine.batch) {
-        mine.batch = t.batch;
-        mine.time_ms = t.time_ms;
-        mine.digest = t.digest;
+    if (state == LEVEE_TOKEN_FOUND && t.batch > mine.batch) {
+        /* Something was committed since it was judged: by our own earlier life, or by one that we
+         * have just fenced and that knows more than we do. A token of ours here would lock that one
+         * out as well, so it waits until this one is judged: the next batch carries our epoch. */
+        s->now = t;
+        return LEVEE_OK;
     }
     s->now = mine;
     if ((code = ksink_begin(s, err)) == LEVEE_OK) {

@@ -1,9 +1,8 @@
 /*
- * A receiver of one's own: reads the numbered lines of a journal ("17 some text"), as a device
- * might give them, and counts their words. Kill it with -9 whenever you like and start it again:
- * each line counts once. The journal is read from its beginning at every start; what levee knows
- * already it drops by number. ACKNOWLEDGED names the last line that is durable: up to there the
- * device may forget.
+ * A receiver of one's own: reads the numbered lines of a journal ("17 some text") from the
+ * beginning at every start, and counts their words. Kill it with -9 whenever you like: what levee
+ * knows it drops by number. ACKNOWLEDGED names the last line that is durable, and may be forgotten
+ * there.
  */
 #include "run.h"
 

@@ -60,7 +60,8 @@ bool rt_block_add(struct rt_block *b, const struct levee_record *r, uint64_t seq
         put_le64(p->data + 24, (uint64_t)r->time_ms);
     }
     if (b->flags & RT_BLOCK_TIMES) {
-        buf_varint(p, zigzag(r->time_ms - b->last_time));
+        /* wraps around, there and back: any two times have a difference */
+        buf_varint(p, zigzag((int64_t)((uint64_t)r->time_ms - (uint64_t)b->last_time)));
         b->last_time = r->time_ms;
     }
     if (b->flags & RT_BLOCK_HOLES) {
@@ -177,7 +178,7 @@ bool rt_block_next(struct rt_block_cursor *c, struct levee_record *ret)
         if (!read_varint(c, &v)) {
             goto bad;
         }
-        c->time += unzigzag(v);
+        c->time = (int64_t)((uint64_t)c->time + (uint64_t)unzigzag(v));
         ret->time_ms = c->time;
     }
     c->seq++;

@@ -14,10 +14,10 @@
 #include "tests/support/suite.h"
 
 /* A crash inside commit leaves what that call held: the files sink's descriptors and buffers. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
+__attribute__((visibility("default"))) int __lsan_is_turned_off(void);
+int __lsan_is_turned_off(void)
 {
-    return "detect_leaks=0";
+    return 1;
 }
 
 #define SEEDS 40

@@ -171,13 +171,22 @@ static size_t initial_state(const struct the_case *c, struct levee_record *ret, 
 
     cJSON_ArrayForEach(j, list)
     {
-        if (n < max && is_pair(j)) { /* copied by the builder; never freed: a case is read once */
+        if (n < max && is_pair(j)) {
             ret[n++] = (struct levee_record){
                 .key = levee_text(cJSON_PrintUnformatted(cJSON_GetArrayItem(j, 0))),
                 .value = levee_text(cJSON_PrintUnformatted(cJSON_GetArrayItem(j, 1)))};
         }
     }
     return n;
+}
+
+/* The builder has copied it. */
+static void free_initial(struct levee_record *records, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        cJSON_free((void *)(uintptr_t)records[i].key.data);
+        cJSON_free((void *)(uintptr_t)records[i].value.data);
+    }
 }
 
 static levee_stream *update_state(const struct building *g, levee_stream *s)
@@ -187,8 +196,9 @@ static levee_stream *update_state(const struct building *g, levee_stream *s)
     struct levee_state_options o = {.every_key = true, .initial = initial};
 
     o.initial_count = initial_state(g->c, initial, 256);
-    return g->b->stateful =
-               with_partitions(g, levee_update_state_by_key(s, "state", &o, fn_update, f));
+    g->b->stateful = with_partitions(g, levee_update_state_by_key(s, "state", &o, fn_update, f));
+    free_initial(initial, o.initial_count);
+    return g->b->stateful;
 }
 
 static levee_stream *map_state(const struct building *g, levee_stream *s)
@@ -202,6 +212,7 @@ static levee_stream *map_state(const struct building *g, levee_stream *s)
     o.initial_count = initial_state(g->c, initial, 256);
     g->b->stateful = with_partitions(
         g, levee_map_with_state(s, "state", &o, fn_map_state, fn(g, g->c->parameters)));
+    free_initial(initial, o.initial_count);
     return observe && strcmp(observe, "snapshots") == 0 ? levee_state_snapshots(g->b->stateful)
                                                         : g->b->stateful;
 }
