@@ -148,10 +148,10 @@ double words_count_bare(const struct words *w, unsigned repeat, uint64_t *ret_ch
 
 /* ---- the receiver ---- */
 
-static bool hand_over(struct words_feed *f, uint64_t *seq)
+static bool hand_over(struct words_feed *f, uint64_t *seq, uint64_t total)
 {
     size_t at = (size_t)(*seq % f->words->count), n = f->words->count - at;
-    uint64_t left = atomic_load(&f->total) - *seq, ticket;
+    uint64_t left = total - *seq, ticket;
     struct levee_error err = {0};
 
     n = n < AT_ONCE ? n : AT_ONCE;
@@ -172,9 +172,9 @@ static void *feed_run(void *arg)
     uint64_t seq = levee_inlet_position(f->inlet, levee_text("feed"));
 
     while (!atomic_load(&f->stop)) {
-        uint64_t before = seq;
-        if (seq < atomic_load(&f->total)) {
-            if (!hand_over(f, &seq)) {
+        uint64_t before = seq, total = atomic_load(&f->total);
+        if (seq < total) {
+            if (!hand_over(f, &seq, total)) {
                 return NULL; /* stopped or failed: the context says why */
             }
         } else if (!f->rests) {
