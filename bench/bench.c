@@ -91,11 +91,30 @@ const char *bench_scratch(void)
     return scratch;
 }
 
+/* Ratios of neighbours survive some noise, but not a machine on which every wake-up waits in line:
+ * then a sync takes a scheduler tick, whoever asks for it. */
+static void note_load(void)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    FILE *f = fopen("/proc/loadavg", "re");
+    char text[64] = "";
+    double load = f && fgets(text, sizeof text, f) ? strtod(text, NULL) : 0;
+
+    if (load > (double)processors) {
+        (void)printf("note: the load is %.1f on %ld processors; latencies say little\n", load,
+                     processors);
+    }
+    if (f) {
+        (void)fclose(f);
+    }
+}
+
 void bench_init(const char *name)
 {
     program = name;
     bench_quick = getenv("BENCH_QUICK") != NULL;
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    note_load();
     (void)printf("%-5s %-60s %7s  %-15s %s\n", "rung", "ratio", "median", "[quartiles]", "asked");
 }
 
