@@ -192,19 +192,25 @@ int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record
     return try_again(c, index, input, rc < 0 ? rc : 0, fn, arg, ret_skipped);
 }
 
+int rt_call_skip_too(struct rt_call *c, uint64_t index, const struct levee_record *input)
+{
+    const struct rt_share *s = c->worker->share;
+    struct rt_decision d = s->decisions[s->decision_count - 1]; /* like that of the one before */
+
+    d.index = index;
+    d.key = input->key;
+    d.value = input->value;
+    return add_decision(c, &d);
+}
+
 int rt_call_together(struct rt_call *c, const struct levee_record *in, size_t n, rt_try_fn fn,
                      void *arg, bool *ret_skipped)
 {
     const struct levee_record none = {.key = {NULL, 0}, .value = {NULL, 0}};
-    struct rt_share *s = c->worker->share;
     int code = rt_call_guarded(c, 0, n ? in : &none, fn, arg, ret_skipped);
 
     for (size_t i = 1; code == LEVEE_OK && *ret_skipped && i < n; i++) {
-        struct rt_decision d = s->decisions[s->decision_count - 1]; /* like that of the first */
-        d.index = i;
-        d.key = in[i].key;
-        d.value = in[i].value;
-        code = add_decision(c, &d);
+        code = rt_call_skip_too(c, i, &in[i]);
     }
     return code;
 }

@@ -74,6 +74,7 @@ struct rt_call {
     uint32_t half;   /* 1 while a keyed node combines before the exchange, or records are placed.
                         They are counted apart from the keys that are folded */
     bool may_decide; /* decisions of an earlier try exist: every call is looked up first */
+    void *unit;      /* of a keyed node: what its folds leave for `end` */
     bool apart; /* over a data set (runtime/sets.c): what is emitted stays in `out`, and a failure
                    is the business of the function that asked for it */
 };
@@ -91,6 +92,8 @@ int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record
  * its own with its place among them as index. Without records an absent one stands for them. */
 int rt_call_together(struct rt_call *c, const struct levee_record *in, size_t n, rt_try_fn fn,
                      void *arg, bool *ret_skipped);
+/* One more record of the call that has just been skipped. */
+int rt_call_skip_too(struct rt_call *c, uint64_t index, const struct levee_record *input);
 /* One record function over a vector, under these rules. */
 typedef int (*rt_record_fn)(levee_output *out, const struct levee_record *in, void *arg);
 int rt_call_each(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index,
@@ -155,6 +158,8 @@ struct rt_operator {
      * every_batch says so. Counts its keys, or its calls if there are several per key, in c->index,
      * and calls rt_call_emitted after each. */
     int (*fold)(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
+    /* After the last key group of a partition, also where there was none to fold. May be NULL. */
+    int (*end)(struct rt_call *c, struct rt_table *table);
     /* Does it fold groups without items? With state: then a batch is run even without input. NULL:
      * no. */
     bool (*every_batch)(const levee_stream *node);
@@ -207,6 +212,14 @@ levee_stream *rt_lower_values_as_keys(levee_stream *s, const char *file, int lin
 const struct levee_reducer *rt_reducer_of(const levee_stream *node);
 bool rt_reducer_valid(const struct levee_reducer *r);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
+/* Lays down what a call made of a key's state: its entry, if there is one now, in *entry_io. false:
+ * no memory. */
+bool rt_state_lay(struct rt_table *t, uint64_t hash, struct levee_slice key, bool exists,
+                  struct levee_slice value, int64_t now, struct rt_entry **entry_io);
+/* Emits (key, state): as copies, for the next batch may change the entry while sinks still hold
+ * this one's output. The key's copy, too, lies beside its value in the order of the output, where
+ * the digest and the sinks read it; the key that came in lies anywhere in the input. */
+bool rt_state_emit(levee_output *out, struct levee_slice key, const struct rt_entry *e);
 /* Initial state as stateful nodes keep it: copies. */
 struct rt_initial {
     struct levee_record *items;

@@ -419,6 +419,29 @@ LEVEE_API levee_stream *levee_update_state_by_key_at(levee_stream *s, const char
                                                      const char *file, int line);
 #define levee_update_state_by_key(s, uid, ...)                                                     \
     levee_update_state_by_key_at(s, uid, __VA_ARGS__, LEVEE_AT)
+/*
+ * The same with one call per partition and batch, also for a partition without keys: the function
+ * takes the keys one after the other with levee_update_next, and may keep what it likes between
+ * them. State of keys that it does not take stays as it is. After the call the state of every key
+ * is emitted. A call that fails has changed no state; the values of all its keys become dead
+ * letters. What a partition is depends on the option `partitions`: a function whose result does,
+ * too, has results that do.
+ */
+typedef struct levee_updates levee_updates;
+struct levee_update {
+    struct levee_slice key;
+    const struct levee_slice *values; /* in arrival order; live as long as the batch */
+    size_t n;
+    levee_state *state; /* until the next call of levee_update_next */
+};
+/* The next key of the partition; false: there is none, or no memory, which ends the batch. */
+LEVEE_API bool levee_update_next(levee_updates *updates, struct levee_update *ret);
+typedef int (*levee_update_partition_fn)(levee_output *out, levee_updates *updates, void *arg);
+LEVEE_API levee_stream *levee_update_state_by_partition_at(
+    levee_stream *s, const char *uid, const struct levee_state_options *options,
+    levee_update_partition_fn fn, void *arg, const char *file, int line);
+#define levee_update_state_by_partition(s, uid, ...)                                               \
+    levee_update_state_by_partition_at(s, uid, __VA_ARGS__, LEVEE_AT)
 /* false: none. The view lasts until the state is changed or the call returns: emit copies of it. */
 LEVEE_API bool levee_state_get(const levee_state *state, struct levee_slice *ret_value);
 LEVEE_API int levee_state_set(levee_state *state, struct levee_slice value); /* copied */

@@ -60,19 +60,12 @@ static int try_map(void *arg)
 static bool settle(struct mapping *m)
 {
     const levee_state *st = m->state;
-    bool there = m->entry && m->entry->present;
 
-    if (!st->exists) {
-        return !there || rt_table_remove(m->table, m->hash, m->entry);
-    }
-    if (!m->entry) {
-        m->entry = rt_table_add(m->table, m->hash, m->key, st->now, m->now);
-        return m->entry != NULL;
-    }
     if (st->changed) {
-        return rt_table_put(m->table, m->hash, m->entry, st->now, m->now);
+        return rt_state_lay(m->table, m->hash, m->key, st->exists, st->now, m->now, &m->entry);
     }
-    return m->d->timeout_ms == 0 || rt_table_touch(m->table, m->hash, m->entry, m->now);
+    return !st->exists || m->d->timeout_ms == 0 ||
+           rt_table_touch(m->table, m->hash, m->entry, m->now);
 }
 
 /* ---- records ---- */

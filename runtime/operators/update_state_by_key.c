@@ -53,48 +53,15 @@ static int try_update(void *arg)
     return rc;
 }
 
-/* Lays down what the call changed. The entry, if there is one now, in u->entry. */
-static bool lay_down(struct updating *u)
+/* Lays down what the call changed, and emits the key's state if there is one. */
+static bool settle(struct updating *u)
 {
     const levee_state *st = u->state;
     int64_t now = u->out->header->time_ms;
 
-    if (st->exists && !u->entry) {
-        u->entry = rt_table_add(u->table, u->hash, u->key, st->now, now);
-        return u->entry != NULL;
-    }
-    if (st->exists) {
-        return rt_table_put(u->table, u->hash, u->entry, st->now, now);
-    }
-    return !u->entry || !u->entry->present || rt_table_remove(u->table, u->hash, u->entry);
-}
-
-/* Emits (key, state): as copies, for the next batch may change the entry while sinks still hold
- * this one's output. The key's copy, too, lies beside its value in the order of the output, where
- * the digest and the sinks read it; the key that came in lies anywhere in the input. */
-static bool emit_state(const struct updating *u)
-{
-    struct levee_slice value = rt_entry_value(u->entry), key = rt_entry_key(u->entry);
-    uint8_t *copy = rt_output_alloc(u->out, key.len + value.len);
-
-    if (!copy) {
-        return false;
-    }
-    if (key.len) {
-        memcpy(copy, key.data, key.len);
-    }
-    if (value.len) {
-        memcpy(copy + key.len, value.data, value.len);
-    }
-    key.data = u->key.data ? copy : NULL;
-    return rt_output_add(u->out, key, slice_of(copy + key.len, value.len)) == LEVEE_OK;
-}
-
-static bool settle(struct updating *u)
-{
-    const levee_state *st = u->state;
-
-    return (!st->changed || lay_down(u)) && (!st->exists || emit_state(u));
+    return (!st->changed ||
+            rt_state_lay(u->table, u->hash, u->key, st->exists, st->now, now, &u->entry)) &&
+           (!st->exists || rt_state_emit(u->out, u->key, u->entry));
 }
 
 static int update(struct rt_call *c, struct updating *u)

@@ -56,6 +56,9 @@ static levee_stream *richer_graph(struct bed *b)
     bed_sink(b, levee_join(few, s, LEVEE_FULL_OUTER));
     levee_stream *visits = levee_map_with_state(s, "visits", &o, fn_visit, NULL);
     bed_sink(b, visits);
+    bed_sink(b, levee_update_state_by_partition(s, "all",
+                                                &(struct levee_state_options){.every_key = true},
+                                                fn_tally_all, NULL));
     bed_sink(b, levee_state_snapshots(visits));
     bed_sink(b, levee_transform_with(s, few, fn_everything, NULL));
     return s;

@@ -168,6 +168,18 @@ static inline int fn_tally(levee_output *out, levee_state *state, struct levee_s
     return levee_state_set_i64(state, v);
 }
 
+/* The same, key after key of a partition. */
+static inline int fn_tally_all(levee_output *out, levee_updates *updates, void *arg)
+{
+    struct levee_update u;
+    int rc = 0;
+
+    while (rc >= 0 && levee_update_next(updates, &u)) {
+        rc = fn_tally(out, u.state, u.key, u.values, u.n, arg);
+    }
+    return rc;
+}
+
 /* state = old, the first value, the number of values; removed beyond 60 bytes. */
 static inline int fn_log(levee_output *out, levee_state *state, struct levee_slice key,
                          const struct levee_slice *values, size_t n, void *arg)

@@ -338,6 +338,7 @@ START_TEST(memory_that_runs_out_while_building_is_remembered)
         s = levee_reduce_by_key(s, &levee_sum_i64);
         s = levee_update_state_by_key(s, "s", &o, levee_update_sum_i64, NULL);
         s = levee_map_with_state(s, "m", &m, fn_visit, NULL);
+        s = levee_update_state_by_partition(s, "p", &o, fn_tally_all, NULL);
         s = levee_join(levee_glom(s), levee_state_snapshots(s), LEVEE_INNER);
         s = levee_transform(&s, 1, fn_sorted, NULL);
         s = levee_cogroup(levee_count_by_value(s), levee_repartition_by(s, 2, place_by_key, NULL));

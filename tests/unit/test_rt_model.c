@@ -37,6 +37,10 @@ static levee_stream *build_state(enum op op, levee_stream *a, const char *uid)
         return levee_update_state_by_key(a, uid, &every, fn_tally, NULL);
     case OP_STATE_LOG:
         return levee_update_state_by_key(a, uid, NULL, fn_log, NULL);
+    case OP_TALLY_ALL:
+        return levee_update_state_by_partition(a, uid, NULL, fn_tally_all, NULL);
+    case OP_TALLY_ALL_EVERY:
+        return levee_update_state_by_partition(a, uid, &every, fn_tally_all, NULL);
     case OP_VISIT:
         return levee_map_with_state(a, uid, NULL, fn_visit, NULL);
     case OP_VISIT_TIMED:
@@ -113,6 +117,8 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
     case OP_STATE_TALLY:
     case OP_STATE_TALLY_EVERY:
     case OP_STATE_LOG:
+    case OP_TALLY_ALL:
+    case OP_TALLY_ALL_EVERY:
     case OP_VISIT:
     case OP_VISIT_TIMED:
     case OP_SNAPSHOTS:

@@ -123,6 +123,8 @@ enum op {
     OP_STATE_TALLY,
     OP_STATE_TALLY_EVERY,
     OP_STATE_LOG,
+    OP_TALLY_ALL, /* update_state_by_partition, calling the tally per key */
+    OP_TALLY_ALL_EVERY,
     OP_VISIT,       /* map_with_state */
     OP_VISIT_TIMED, /* with a time-out of one batch */
     OP_SNAPSHOTS,   /* of one of those before */
@@ -737,6 +739,9 @@ static inline void model_two(enum op op, const struct set *a, const struct set *
 static inline void model(enum op op, const struct set *a, const struct set *b, uint32_t keyed,
                          struct memory *m, struct set *to)
 {
+    op = op == OP_TALLY_ALL         ? OP_STATE_TALLY
+         : op == OP_TALLY_ALL_EVERY ? OP_STATE_TALLY_EVERY
+                                    : op; /* must be the same */
     *to = (struct set){.partitions = partitions_of(op, a->partitions, b->partitions, keyed)};
     if (op == OP_UNION || op == OP_TURNS || op == OP_PLACED) {
         model_exchange(op, a, b, to);

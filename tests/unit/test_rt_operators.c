@@ -295,6 +295,162 @@ START_TEST(values_are_counted_whatever_their_keys)
 }
 END_TEST
 
+/* ---- update_state_by_partition ---- */
+
+/* Takes `take` keys: state = how many keys came before, then the number of values; removed if that
+ * is
+ * 3. Says how many it took. Fails `failures` times, having done all that. */
+struct ranking {
+    size_t take;
+    int failures;
+    _Atomic int calls;
+};
+static int rank_keys(levee_output *out, levee_updates *updates, void *arg)
+{
+    struct ranking *r = arg;
+    struct levee_update u;
+    struct levee_slice old;
+    size_t n = 0;
+
+    for (; n < r->take && levee_update_next(updates, &u); n++) {
+        char text[40];
+        int len = snprintf(text, sizeof text, "%zu/%zu", n, u.n);
+        if (u.n == 3) {
+            levee_state_remove(u.state);
+            MUST(!levee_state_get(u.state, &old));
+        } else if (u.n) {
+            MUST(levee_state_set(u.state, slice_of(text, (size_t)len)) == 0);
+            MUST(levee_state_get(u.state, &old) && old.len == (size_t)len);
+        }
+    }
+    MUST(n == r->take || !levee_update_next(updates, &u)); /* the end stays the end */
+    MUST(levee_emit_i64(out, slice_str("took"), (int64_t)n) == 0);
+    return r->calls++ < r->failures ? -21 : 0;
+}
+
+static size_t bed_ranking(struct bed *b, struct ranking *r, bool every_key)
+{
+    struct levee_record initial[] = {{slice_str("i"), slice_str("0"), 0}};
+    struct levee_state_options o = {
+        .every_key = every_key, .initial = initial, .initial_count = 1, .version = 2};
+
+    bed_init(b, 2, 0);
+    levee_stream *s = levee_update_state_by_partition_at(bed_source(b, 1), "rank", &o, rank_keys, r,
+                                                         "graph.c", 8);
+    ck_assert_uint_eq(s->state_version, 2);
+    size_t out = bed_sink(b, levee_partitions(s, 1));
+    b->opt.retries = 1;
+    b->opt.on_failure = LEVEE_DEAD_LETTER;
+    MUST(bed_open(b) == LEVEE_OK);
+    MUST(rt_engine_loaded(b->engine, NULL, 0, NULL) == LEVEE_OK);
+    return out;
+}
+
+static void feed_keys(struct bed *b, const char *keys)
+{
+    for (size_t i = 0; keys[i]; i++) {
+        struct levee_record r = {slice_of(keys + i, 1), slice_of(keys + i, 1), 0};
+        bed_feed(b, 0, 0, &r, 1);
+    }
+}
+
+START_TEST(a_partition_is_updated_in_one_call)
+{
+    struct ranking r = {.take = 100};
+    struct bed b;
+    size_t out = bed_ranking(&b, &r, _i);
+    /* What is known without knowing the order of key groups: ranks are 0, 1, 2 … */
+    unsigned ranks = 0;
+
+    ck_assert_int_eq(rt_engine_wants_empty_batch(b.engine, 1), _i);
+    feed_keys(&b, "aabbbcdd");
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_int_eq(r.calls, 1);
+    const struct rt_records *part = &bed_output(&b, out)->parts[0];
+    ck_assert(slice_eq(part->items[0].key, slice_str("took")));
+    ck_assert_int_eq(levee_i64(part->items[0].value), 4 + _i);
+    ck_assert_uint_eq(part->count, 4u + (unsigned)_i); /* b was removed; i only with every_key */
+    for (size_t i = 1; i < part->count; i++) {
+        const struct levee_record *x = &part->items[i];
+        if (x->key.data[0] != 'i') {
+            ranks |= 1u << (x->value.data[0] - '0');
+            ck_assert_uint_eq(x->value.data[2], x->key.data[0] == 'c' ? '1' : '2');
+        } else {
+            ck_assert(slice_eq(x->value, slice_str("0")));
+        }
+    }
+    ck_assert_int_eq(__builtin_popcount(ranks), 3);
+    bed_end_batch(&b);
+    MUST(bed_run(&b) == LEVEE_OK); /* without input there is a call, too */
+    ck_assert_int_eq(r.calls, 2);
+    ck_assert_uint_eq(b.compute.output_records[out], _i ? 5 : 1);
+    bed_release(&b);
+}
+END_TEST
+
+START_TEST(keys_that_are_not_taken_keep_their_state)
+{
+    struct ranking r = {.take = 100};
+    struct bed b;
+    size_t out = bed_ranking(&b, &r, false);
+    uint64_t digest = 0;
+
+    for (int batch = 0; batch < 3; batch++) {
+        feed_keys(&b, batch == 1 ? "acdbbb" : "acd");
+        r.take = batch == 1 ? 0 : 100;
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_uint_eq(b.compute.output_records[out], 4); /* b has none */
+        ck_assert(batch == 1 || digest == 0 || b.compute.digests[out] == digest);
+        digest = batch == 0 ? b.compute.digests[out] : digest;
+        bed_end_batch(&b);
+    }
+    bed_release(&b);
+}
+END_TEST
+
+START_TEST(a_failed_partition_has_changed_no_state)
+{
+    struct ranking r = {.take = 100, .failures = 1};
+    struct rt_decision decided[5];
+    struct bed b;
+    size_t out = bed_ranking(&b, &r, false);
+
+    feed_keys(&b, "aac");
+    MUST(bed_run(&b) == LEVEE_OK); /* the second try */
+    ck_assert_uint_eq(b.compute.output_records[out], 3);
+    ck_assert_uint_eq(b.compute.decision_count, 0);
+    bed_end_batch(&b);
+    bed_copy_delta(&b, NULL);
+    uint64_t digest = rt_engine_state_digest(b.engine);
+    for (int replay = 0; replay < 2; replay++) {
+        size_t as = 0;
+        r.calls = 0;
+        r.failures = 99;
+        feed_keys(&b, "aaaci");
+        b.compute.apply = replay ? decided : NULL;
+        b.compute.apply_count = replay ? 5 : 0;
+        b.compute.apply_only = replay;
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_int_eq(r.calls, replay ? 0 : 2);
+        ck_assert_uint_eq(b.compute.output_records[out], 0);
+        ck_assert_uint_eq(b.compute.decision_count, 5);
+        for (size_t i = 0; i < 5; i++) {
+            decided[i] = b.compute.decisions[i];
+            ck_assert_str_eq(decided[i].uid, "rank");
+            ck_assert_uint_eq(decided[i].index, i);
+            ck_assert_int_eq(decided[i].code, -21);
+            ck_assert(slice_eq(decided[i].key, decided[i].value));
+            as += decided[i].key.data[0] == 'a';
+        }
+        ck_assert_uint_eq(as, 3);
+        bed_end_batch(&b);
+        bed_copy_delta(&b, NULL);
+        ck_assert_uint_eq(rt_engine_state_digest(b.engine), digest);
+    }
+    bed_release(&b);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rt_operators");
@@ -309,6 +465,9 @@ int main(void)
     tcase_add_test(t, every_key_is_called_each_batch_until_it_is_removed);
     tcase_add_test(t, sums_are_right_when_a_combine_overflows);
     tcase_add_test(t, values_are_counted_whatever_their_keys);
+    tcase_add_loop_test(t, a_partition_is_updated_in_one_call, 0, 2);
+    tcase_add_test(t, keys_that_are_not_taken_keep_their_state);
+    tcase_add_test(t, a_failed_partition_has_changed_no_state);
     suite_add_tcase(s, t);
     return suite_main(s);
 }
