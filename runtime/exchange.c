@@ -171,6 +171,9 @@ int rt_gather_run(struct rt_worker *w)
     ASSERT(h->steps[0].child_count == 1);
     const levee_stream *child = h->steps[h->steps[0].children[0]].node;
     ASSERT(child->op == &rt_recut_operator);
+    if (!rt_due(&call)) {
+        return LEVEE_OK; /* below a window that is not due: nothing has come */
+    }
     if (!in) {
         return rt_worker_nomem(w);
     }

@@ -167,7 +167,7 @@ int rt_keyed_run(struct rt_worker *w)
             code = h->node->op->fold(&call, g, h->table);
         }
     }
-    if (code == LEVEE_OK && h->node->op->end) {
+    if (code == LEVEE_OK && due && h->node->op->end) {
         code = h->node->op->end(&call, h->table);
     }
     return code == LEVEE_OK && call.out->failed ? rt_worker_nomem(w) : code;

@@ -158,7 +158,7 @@ struct rt_operator {
      * every_batch says so. Counts its keys, or its calls if there are several per key, in c->index,
      * and calls rt_call_emitted after each. */
     int (*fold)(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
-    /* After the last key group of a partition, also where there was none to fold. May be NULL. */
+    /* After the last key group of a partition, also where there was none to fold. NULL: nothing. */
     int (*end)(struct rt_call *c, struct rt_table *table);
     /* Does it fold groups without items? With state: then a batch is run even without input. NULL:
      * no. */

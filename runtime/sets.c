@@ -274,6 +274,7 @@ const levee_batch *rt_set_run(const levee_batch *const *in, size_t n, const stru
                             .op_data = data,
                             .name = op->name,
                             .partitions = count,
+                            .slide = 1,
                             .graph = s->call->node->graph};
     r.call =
         (struct rt_call){.worker = s->call->worker, .node = &r.node, .out = &s->out, .apart = true};
