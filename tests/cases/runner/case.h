@@ -4,6 +4,7 @@
  *   main.c       files, variants, what is printed
  *   json.c       JSON values ↔ records; comparing
  *   functions.c  the functions that a case names
+ *   batches.c    those that see whole batches or partitions
  *   graph.c      a case's graph, through levee's public API
  *   run.c        one run on a simulated machine, its sink and its kills
  *
@@ -74,6 +75,9 @@ int fn_update(levee_output *out, levee_state *state, struct levee_slice key,
               const struct levee_slice *values, size_t n, void *arg);
 int fn_map_state(levee_output *out, levee_state *state, struct levee_slice key,
                  const struct levee_slice *value, void *arg);
+int fn_transform(levee_output *out, const levee_batch *const *in, size_t n, const levee_batch **ret,
+                 void *arg);
+int fn_update_partition(levee_output *out, levee_updates *updates, void *arg);
 /* What levee's own value forms are in JSON: an i64, a group, two sides, a glom. */
 int fn_i64_to_json(levee_output *out, const struct levee_record *in, void *arg);
 int fn_key_i64_to_json(levee_output *out, const struct levee_record *in, void *arg);

@@ -244,41 +244,7 @@ int fn_flat_map_values(levee_output *out, const struct levee_record *in, void *a
     return code;
 }
 
-/* ---- mapPartitions, transform ---- */
-
-static int by_key(const void *a, const void *b)
-{
-    cJSON *x = json_of(((const struct levee_record *)a)->key);
-    cJSON *y = json_of(((const struct levee_record *)b)->key);
-    int order = cJSON_IsNumber(x) && cJSON_IsNumber(y)
-                    ? (number(x) > number(y)) - (number(x) < number(y))
-                : cJSON_IsString(x) && cJSON_IsString(y) ? strcmp(x->valuestring, y->valuestring)
-                                                         : 0;
-
-    cJSON_Delete(x);
-    cJSON_Delete(y);
-    return order;
-}
-
-/* Stable, as records with equal keys keep their order. */
-static int emit_sorted(levee_output *out, const struct levee_record *in, size_t n)
-{
-    struct levee_record *copy = calloc(n + 1, sizeof *copy);
-    int code = copy ? 0 : LEVEE_ENOMEM;
-
-    for (size_t i = 0; i < n && copy; i++) {
-        size_t at = i;
-        for (; at > 0 && by_key(&copy[at - 1], &in[i]) > 0; at--) {
-            copy[at] = copy[at - 1];
-        }
-        copy[at] = in[i];
-    }
-    for (size_t i = 0; i < n && code == 0; i++) {
-        code = levee_emit_record(out, &copy[i]);
-    }
-    free(copy);
-    return code;
-}
+/* ---- mapPartitions ---- */
 
 static int emit_upper_concat(levee_output *out, const struct levee_record *in, size_t n)
 {
@@ -300,9 +266,6 @@ int fn_map_partitions(levee_output *out, const struct levee_record *in, size_t n
     int64_t sum = 0;
     int code = 0;
 
-    if (strcmp(f->f, "sort_by_key") == 0) {
-        return emit_sorted(out, in, n);
-    }
     if (strcmp(f->f, "upper_concat") == 0) {
         return emit_upper_concat(out, in, n);
     }

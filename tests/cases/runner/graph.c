@@ -3,6 +3,8 @@
 
 #include "tests/cases/runner/case.h"
 
+#define STREAMS 16
+
 #define NAMED_MAX 64
 
 /* Functions with their arguments live as long as the program: a case is read once. */
@@ -86,16 +88,16 @@ static int input_of(const cJSON *from)
     return n && text[n - 1] >= '1' && text[n - 1] <= '3' ? text[n - 1] - '1' : 0;
 }
 
-static levee_stream *union_of(const struct building *g)
+/* The streams of a union or a transform: those listed, or all inputs there are. */
+static size_t streams_of(const struct building *g, levee_stream *s[STREAMS])
 {
     const cJSON *list = field(g->c->parameters, "streams"), *j;
-    levee_stream *s[16];
     size_t n = 0;
 
     cJSON_ArrayForEach(j, list)
     {
         int i = input_of(field(j, "from"));
-        if (n < 16 && i >= 0 && i < CASE_INPUTS) {
+        if (n < STREAMS && i >= 0 && i < CASE_INPUTS) {
             s[n++] = steps(g, input(g, i), field(j, "steps"));
         }
     }
@@ -106,7 +108,14 @@ static levee_stream *union_of(const struct building *g)
             }
         }
     }
-    return levee_union(s, n);
+    return n;
+}
+
+static levee_stream *union_of(const struct building *g)
+{
+    levee_stream *s[STREAMS];
+
+    return levee_union(s, streams_of(g, s));
 }
 
 static levee_stream *with_partitions(const struct building *g, levee_stream *s)
@@ -117,49 +126,18 @@ static levee_stream *with_partitions(const struct building *g, levee_stream *s)
     return n > 0 ? levee_partitions(s, (uint32_t)n) : s;
 }
 
-static levee_stream *joined(levee_stream *a, levee_stream *b, enum levee_join kind)
-{
-    return levee_map_values(levee_join(a, b, kind), fn_join_to_json, NULL);
-}
-
 /* ---- transform ---- */
 
-static levee_stream *transform(const struct building *g, levee_stream *s)
+static levee_stream *transform(const struct building *g, levee_stream *const *s, size_t n)
 {
-    const char *f = text_field(g->c->parameters, "f");
-
-    if (f && strcmp(f, "sort_by_key") == 0) {
-        return levee_map_partitions(levee_repartition(s, 1), fn_map_partitions,
-                                    fn(g, g->c->parameters));
-    }
-    if (f && strcmp(f, "pair_reduce_and_save") == 0) {
-        s = levee_count_by_value(levee_map(s, fn_whole_value, NULL));
-        return levee_map_values(s, fn_i64_to_json, NULL);
-    }
-    return levee_map(s, fn_map, fn(g, g->c->parameters));
-}
-
-static levee_stream *transform_with(const struct building *g)
-{
-    const char *f = text_field(g->c->parameters, "f");
-    levee_stream *s[2] = {input(g, 0), input(g, 1)};
-
-    if (f && strcmp(f, "union") == 0) {
-        return levee_union(s, 2);
-    }
-    return f && strcmp(f, "join") == 0 ? joined(s[0], s[1], LEVEE_INNER) : NULL;
+    return levee_transform(s, n, fn_transform, fn(g, g->c->parameters));
 }
 
 static levee_stream *transform_many(const struct building *g)
 {
-    levee_stream *s[2] = {input(g, 0), input(g, 1)};
-    struct named *self = named(g->c, g->base_ms, "pair_with_self", NULL);
+    levee_stream *s[STREAMS];
 
-    if (strcmp(text_field(g->c->parameters, "f") ? text_field(g->c->parameters, "f") : "",
-               "union_first_two_pair_self_join_third") != 0) {
-        return union_of(g);
-    }
-    return joined(levee_map(levee_union(s, 2), fn_map, self), input(g, 2), LEVEE_INNER);
+    return transform(g, s, streams_of(g, s));
 }
 
 /* ---- state ---- */
@@ -194,11 +172,14 @@ static levee_stream *update_state(const struct building *g, levee_stream *s)
     struct levee_record initial[256];
     struct named *f = named(g->c, g->base_ms, text_field(g->c->parameters, "update"), NULL);
     struct levee_state_options o = {.every_key = true, .initial = initial};
+    const char *form = text_field(g->c->parameters, "form");
 
     o.initial_count = initial_state(g->c, initial, 256);
-    g->b->stateful = with_partitions(g, levee_update_state_by_key(s, "state", &o, fn_update, f));
+    s = form && strcmp(form, "per_partition_iterator") == 0
+            ? levee_update_state_by_partition(s, "state", &o, fn_update_partition, f)
+            : levee_update_state_by_key(s, "state", &o, fn_update, f);
     free_initial(initial, o.initial_count);
-    return g->b->stateful;
+    return g->b->stateful = with_partitions(g, s);
 }
 
 static levee_stream *map_state(const struct building *g, levee_stream *s)
@@ -285,7 +266,7 @@ static levee_stream *of_two(const struct building *g)
         }
     }
     if (strcmp(op, "transformWith") == 0) {
-        return transform_with(g);
+        return transform(g, (levee_stream *[]){input(g, 0), input(g, 1)}, 2);
     }
     return strcmp(op, "transformMany") == 0 ? transform_many(g) : NULL;
 }
@@ -324,7 +305,7 @@ static levee_stream *narrow(const struct building *g, levee_stream *s)
     } else if (strcmp(op, "repartition") == 0) {
         r = levee_repartition(s, (uint32_t)int_field(g->c->parameters, "partitions_out", 1));
     } else if (strcmp(op, "transform") == 0) {
-        r = transform(g, s);
+        r = transform(g, &s, 1);
     } else if (strcmp(op, "queueStream") == 0) {
         r = s;
     } else if (strcmp(op, "slice") == 0) { /* what is asked for afterwards is the output */
