@@ -60,7 +60,7 @@ bool rt_block_add(struct rt_block *b, const struct levee_record *r, uint64_t seq
         put_le64(p->data + 24, (uint64_t)r->time_ms);
     }
     if (b->flags & RT_BLOCK_TIMES) {
-        /* wraps around, there and back: any two times have a difference */
+        /* Modulo 2^64: any two times have a difference. */
         buf_varint(p, zigzag((int64_t)((uint64_t)r->time_ms - (uint64_t)b->last_time)));
         b->last_time = r->time_ms;
     }

@@ -67,6 +67,20 @@ START_TEST(every_combination_of_flags_reads_back)
 }
 END_TEST
 
+START_TEST(any_two_times_may_follow_each_other)
+{
+    static const int64_t times[] = {0, INT64_MIN, INT64_MAX, -1, INT64_MAX, INT64_MIN, 1};
+    struct sample s[ARRAY_LEN(times)];
+
+    for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+        s[i] = (struct sample){{{NULL, 0}, slice_str("v"), times[i]}, i + 1};
+    }
+    struct rt_block *b = filled(RT_BLOCK_TIMES, s, ARRAY_LEN(s));
+    check_back(b, RT_BLOCK_TIMES, s, ARRAY_LEN(s));
+    rt_block_free(b);
+}
+END_TEST
+
 START_TEST(large_records_survive_and_grow_the_block)
 {
     size_t n = 900u * 1024u;
@@ -190,6 +204,7 @@ int main(void)
     TCase *t = tcase_create("codec");
 
     tcase_add_test(t, every_combination_of_flags_reads_back);
+    tcase_add_test(t, any_two_times_may_follow_each_other);
     tcase_add_test(t, large_records_survive_and_grow_the_block);
     tcase_add_test(t, damage_is_never_read_past_the_end);
     tcase_add_test(t, batch_open_reads_back_and_every_truncation_is_typed);
