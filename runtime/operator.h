@@ -265,7 +265,7 @@ static inline uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one)
         *to++ = (uint8_t)(v | 0x80);
     }
     *to++ = (uint8_t)v;
-    if (one.len) {
+    if (one.data && one.len) {
         memcpy(to, one.data, one.len);
     }
     return to + one.len;

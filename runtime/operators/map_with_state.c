@@ -160,8 +160,11 @@ static int time_out(struct rt_call *c, uint32_t group, struct mapping *m)
 {
     size_t n = 0;
     const struct expired *list = touch_initial(m, group) ? list_expired(c, m, group, &n) : NULL;
-    int code = list ? LEVEE_OK : rt_call_nomem(c);
+    int code = LEVEE_OK;
 
+    if (!list) {
+        return rt_call_nomem(c);
+    }
     m->value = NULL;
     m->out->time_ms = 0;
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {

@@ -7,8 +7,11 @@ static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t
 {
     size_t n;
     const struct rt_listed *list = rt_table_list(c->out->arena, t, g->group, NULL, &n);
-    int code = list ? LEVEE_OK : rt_call_nomem(c);
+    int code = LEVEE_OK;
 
+    if (!list) {
+        return rt_call_nomem(c);
+    }
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
         struct levee_slice value = rt_entry_value(list[i].entry);
         const uint8_t *copy = arena_copy(c->out->arena, value.data, value.len);

@@ -118,8 +118,11 @@ static int update_untouched(struct rt_call *c, const struct rt_groups *g, struct
 {
     size_t n;
     const struct rt_listed *list = rt_table_list(c->out->arena, u->table, g->group, &g->keys, &n);
-    int code = list ? LEVEE_OK : rt_call_nomem(c);
+    int code = LEVEE_OK;
 
+    if (!list) {
+        return rt_call_nomem(c);
+    }
     u->values = NULL;
     u->n = 0;
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
