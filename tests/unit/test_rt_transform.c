@@ -510,6 +510,55 @@ START_TEST(a_result_is_cut_into_as_many_partitions_as_the_stream_has)
 }
 END_TEST
 
+/* Below a window of three batches every third: as often as the window has output, and with all of
+ * it. */
+static int count_calls(levee_output *out, const levee_batch *const *in, size_t n,
+                       const levee_batch **ret, void *arg)
+{
+    MUST(n == 1 && levee_batch_time(out) % 3000 == 0);
+    ++*(_Atomic int *)arg;
+    *ret = in[0];
+    return 0;
+}
+static int count_keys(levee_output *out, levee_updates *updates, void *arg)
+{
+    struct levee_update u;
+
+    MUST(levee_batch_time(out) % 3000 == 0);
+    ++*(_Atomic int *)arg;
+    while (levee_update_next(updates, &u)) {
+        MUST(levee_state_set_i64(u.state, (int64_t)u.n) == 0);
+    }
+    return 0;
+}
+
+START_TEST(below_a_window_it_waits_until_that_is_due)
+{
+    _Atomic int transforms = 0, updates = 0;
+    struct bed b;
+
+    bed_init(&b, 2, 0);
+    levee_stream *w = levee_window(bed_source(&b, 1), "w", 3000, 3000);
+    size_t out = bed_sink(&b, levee_transform(&w, 1, count_calls, &transforms));
+    levee_stream *s = levee_update_state_by_partition(w, "u", NULL, count_keys, &updates);
+    size_t state = bed_sink(&b, levee_partitions(s, 1));
+    MUST(bed_open(&b) == LEVEE_OK);
+    for (int batch = 1; batch <= 7; batch++) {
+        struct levee_record r = {slice_str("k"), slice_of(&"abcdefg"[batch - 1], 1), 0};
+        bed_feed(&b, 0, 0, &r, 1);
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_str_eq(bed_show(&b, out, shown, sizeof shown), batch == 3   ? "k=a k=b k=c"
+                                                                 : batch == 6 ? "k=d k=e k=f"
+                                                                              : "");
+        ck_assert_str_eq(bed_show(&b, state, shown, sizeof shown), batch % 3 ? "" : "k=3");
+        ck_assert_int_eq(transforms, batch / 3);
+        ck_assert_int_eq(updates, batch / 3);
+        bed_end_batch(&b);
+    }
+    bed_release(&b);
+}
+END_TEST
+
 /* ---- failures ---- */
 
 enum way { /* in which a transform goes wrong */
@@ -762,6 +811,7 @@ int main(void)
     tcase_add_test(t, a_sample_follows_from_the_batch);
     tcase_add_test(t, a_transform_sees_every_stream_and_the_time);
     tcase_add_test(t, a_result_is_cut_into_as_many_partitions_as_the_stream_has);
+    tcase_add_test(t, below_a_window_it_waits_until_that_is_due);
     tcase_add_loop_test(t, a_transform_is_retried_as_a_whole, 0, WAYS);
     tcase_add_loop_test(t, a_transform_that_fails_for_good_names_its_line, 0, WAYS);
     tcase_add_loop_test(t, all_records_of_a_failed_transform_are_dead_letters, 0, WAYS);
