@@ -252,6 +252,38 @@ START_TEST(time_outs_come_in_an_order_of_their_own)
 }
 END_TEST
 
+/* In groups where some are due, those who are not by one millisecond stay. */
+START_TEST(a_key_on_the_edge_stays)
+{
+    struct levee_map_state_options o = {.timeout_ms = 5000};
+    struct bed b;
+
+    bed_init(&b, 2, 0);
+    size_t out = bed_sink(&b, levee_map_with_state(bed_source(&b, 1), "state", &o, command, NULL));
+    MUST(bed_open(&b) == LEVEE_OK);
+    for (int batch = 1; batch <= 2; batch++) {
+        for (int i = 0; i < 400; i++) {
+            char key[8];
+            int n = snprintf(key, sizeof key, "%d", i);
+            struct levee_record r = {slice_of(key, (size_t)n), slice_str("+1"), 0};
+            if (i % 2 == batch % 2) {
+                bed_feed(&b, 0, 0, &r, 1);
+            }
+        }
+        MUST(bed_run(&b) == LEVEE_OK);
+        bed_end_batch(&b);
+    }
+    for (uint64_t batch = 3; batch <= 9; batch++) {
+        ck_assert_int_eq(rt_engine_wants_empty_batch(b.engine, (int64_t)batch * 1000),
+                         batch == 7 || batch == 8);
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_uint_eq(b.compute.output_records[out], batch == 7 || batch == 8 ? 200 : 0);
+        bed_end_batch(&b);
+    }
+    bed_release(&b);
+}
+END_TEST
+
 /* ---- recovery: at any batch, into another engine with other workers and partitions ---- */
 
 #define BATCHES 14u
@@ -458,6 +490,7 @@ int main(void)
     tcase_add_test(t, initial_state_times_out_from_the_first_batch);
     tcase_add_test(t, failed_calls_have_no_effect_but_a_time_out_is_over);
     tcase_add_test(t, time_outs_come_in_an_order_of_their_own);
+    tcase_add_test(t, a_key_on_the_edge_stays);
     tcase_add_loop_test(t, a_restart_at_any_batch_changes_nothing, 0, 8);
     tcase_add_test(t, another_time_out_counts_from_the_last_record);
     tcase_add_test(t, a_snapshot_is_the_state_after_the_batch);

@@ -408,6 +408,40 @@ START_TEST(keys_that_are_not_taken_keep_their_state)
 }
 END_TEST
 
+/* The first try sets all states and fails, the second takes no key. */
+static int set_then_nothing(levee_output *out, levee_updates *updates, void *arg)
+{
+    struct levee_update u;
+
+    (void)out;
+    if (++*(_Atomic int *)arg > 1) {
+        return 0;
+    }
+    while (levee_update_next(updates, &u)) {
+        MUST(levee_state_set(u.state, u.key) == 0);
+    }
+    return -1;
+}
+
+START_TEST(a_second_try_begins_with_nothing_done)
+{
+    _Atomic int calls = 0;
+    struct bed b;
+
+    bed_init(&b, 1, 0);
+    levee_stream *s =
+        levee_update_state_by_partition(bed_source(&b, 1), "s", NULL, set_then_nothing, &calls);
+    size_t out = bed_sink(&b, levee_partitions(s, 1));
+    b.opt.retries = 1;
+    MUST(bed_open(&b) == LEVEE_OK);
+    feed_keys(&b, "abc");
+    MUST(bed_run(&b) == LEVEE_OK);
+    ck_assert_int_eq(calls, 2);
+    ck_assert_uint_eq(b.compute.output_records[out], 0);
+    bed_release(&b);
+}
+END_TEST
+
 START_TEST(a_failed_partition_has_changed_no_state)
 {
     struct ranking r = {.take = 100, .failures = 1};
@@ -467,6 +501,7 @@ int main(void)
     tcase_add_test(t, values_are_counted_whatever_their_keys);
     tcase_add_loop_test(t, a_partition_is_updated_in_one_call, 0, 2);
     tcase_add_test(t, keys_that_are_not_taken_keep_their_state);
+    tcase_add_test(t, a_second_try_begins_with_nothing_done);
     tcase_add_test(t, a_failed_partition_has_changed_no_state);
     suite_add_tcase(s, t);
     return suite_main(s);

@@ -170,6 +170,7 @@ START_TEST(an_operation_is_the_same_on_a_batch)
         struct bed b;
         uint64_t rng = (uint64_t)_i + 3;
         bed_init(&b, workers, 0);
+        b.graph->default_partitions = workers == 1 ? 8 : workers == 2 ? 3 : 200;
         levee_stream *both[2] = {bed_source(&b, 3), bed_source(&b, 2)};
         levee_stream *plain = twin.stream(both[0], both[1]);
         levee_stream *t =
@@ -401,6 +402,39 @@ START_TEST(a_sample_follows_from_the_batch)
     /* 1000 each, 250 in both, if the two are independent: within seven standard deviations. */
     ck_assert(counts[0] > 800 && counts[0] < 1200 && counts[1] > 800 && counts[1] < 1200);
     ck_assert(both > 145 && both < 355);
+}
+END_TEST
+
+/* Fails once, after having sampled. */
+static int sampled_again(levee_output *out, const levee_batch *const *in, size_t n,
+                         const levee_batch **ret, void *arg)
+{
+    double fraction = 0.5;
+
+    MUST(sampled(out, in, n, ret, &fraction) == 0);
+    return ++*(_Atomic int *)arg == 1 ? -1 : 0;
+}
+
+START_TEST(a_retry_samples_alike)
+{
+    uint64_t digests[2];
+
+    for (int round = 0; round < 2; round++) {
+        _Atomic int calls = round;
+        struct bed b;
+        uint64_t rng = 5;
+        bed_init(&b, 1, 0);
+        levee_stream *s = bed_source(&b, 1);
+        size_t out = bed_sink(&b, levee_transform(&s, 1, sampled_again, &calls));
+        b.opt.retries = 1;
+        MUST(bed_open(&b) == LEVEE_OK);
+        feed_words(&b, 0, 1, &rng, 200);
+        MUST(bed_run(&b) == LEVEE_OK);
+        ck_assert_int_eq(calls, 2);
+        digests[round] = b.compute.digests[out];
+        bed_release(&b);
+    }
+    ck_assert_uint_eq(digests[0], digests[1]);
 }
 END_TEST
 
@@ -809,6 +843,7 @@ int main(void)
     tcase_add_test(t, distinct_keeps_the_first_of_equals_where_it_is);
     tcase_add_loop_test(t, taking_the_first, 0, 6);
     tcase_add_test(t, a_sample_follows_from_the_batch);
+    tcase_add_test(t, a_retry_samples_alike);
     tcase_add_test(t, a_transform_sees_every_stream_and_the_time);
     tcase_add_test(t, a_result_is_cut_into_as_many_partitions_as_the_stream_has);
     tcase_add_test(t, below_a_window_it_waits_until_that_is_due);
