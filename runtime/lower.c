@@ -159,39 +159,6 @@ int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_tabl
 
 /* ---- state ---- */
 
-bool rt_state_lay(struct rt_table *t, uint64_t hash, struct levee_slice key, bool exists,
-                  struct levee_slice value, int64_t now, struct rt_entry **entry_io)
-{
-    struct rt_entry *e = *entry_io;
-
-    if (exists && !e) {
-        *entry_io = rt_table_add(t, hash, key, value, now);
-        return *entry_io != NULL;
-    }
-    if (exists) {
-        return rt_table_put(t, hash, e, value, now);
-    }
-    return !e || !e->present || rt_table_remove(t, hash, e);
-}
-
-bool rt_state_emit(levee_output *out, struct levee_slice key, const struct rt_entry *e)
-{
-    struct levee_slice value = rt_entry_value(e), own = rt_entry_key(e);
-    uint8_t *copy = rt_output_alloc(out, own.len + value.len);
-
-    if (!copy) {
-        return false;
-    }
-    if (own.len) {
-        memcpy(copy, own.data, own.len);
-    }
-    if (value.len) {
-        memcpy(copy + own.len, value.data, value.len);
-    }
-    return rt_output_add(out, slice_of(key.data ? copy : NULL, own.len),
-                         slice_of(copy + own.len, value.len)) == LEVEE_OK;
-}
-
 static bool copy_slice(struct levee_slice from, struct levee_slice *ret)
 {
     uint8_t *p = mem_alloc(from.len);

@@ -214,12 +214,42 @@ bool rt_reducer_valid(const struct levee_reducer *r);
 int rt_fold_reducer(struct rt_call *c, const struct rt_groups *g, struct rt_table *table);
 /* Lays down what a call made of a key's state: its entry, if there is one now, in *entry_io. false:
  * no memory. */
-bool rt_state_lay(struct rt_table *t, uint64_t hash, struct levee_slice key, bool exists,
-                  struct levee_slice value, int64_t now, struct rt_entry **entry_io);
+static inline bool rt_state_lay(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                                bool exists, struct levee_slice value, int64_t now,
+                                struct rt_entry **entry_io)
+{
+    struct rt_entry *e = *entry_io;
+
+    if (exists && !e) {
+        *entry_io = rt_table_add(t, hash, key, value, now);
+        return *entry_io != NULL;
+    }
+    if (exists) {
+        return rt_table_put(t, hash, e, value, now);
+    }
+    return !e || !e->present || rt_table_remove(t, hash, e);
+}
 /* Emits (key, state): as copies, for the next batch may change the entry while sinks still hold
  * this one's output. The key's copy, too, lies beside its value in the order of the output, where
  * the digest and the sinks read it; the key that came in lies anywhere in the input. */
-bool rt_state_emit(levee_output *out, struct levee_slice key, const struct rt_entry *e);
+static inline bool rt_state_emit(levee_output *out, struct levee_slice key,
+                                 const struct rt_entry *e)
+{
+    struct levee_slice value = rt_entry_value(e), own = rt_entry_key(e);
+    uint8_t *copy = rt_output_alloc(out, own.len + value.len);
+
+    if (!copy) {
+        return false;
+    }
+    if (own.len) {
+        memcpy(copy, own.data, own.len);
+    }
+    if (value.len) {
+        memcpy(copy + own.len, value.data, value.len);
+    }
+    return rt_output_add(out, slice_of(key.data ? copy : NULL, own.len),
+                         slice_of(copy + own.len, value.len)) == LEVEE_OK;
+}
 /* Initial state as stateful nodes keep it: copies. */
 struct rt_initial {
     struct levee_record *items;
