@@ -1,0 +1,100 @@
+/*
+ * What the tests of the Kafka source stand on: a context that reads a topic, and an oracle.
+ *
+ * The oracle is a stateful operator that counts how often each record came, under a text that says
+ * everything a function can see of it (key, value, time; null and empty are different). A record
+ * that is lost, changed, or taken twice shows as a text that is missing, new, or counted twice. The
+ * expected texts are made by the test from what it has sent.
+ *
+ * Brokers: librdkafka's mock inside the test process, or a real one (tests/support/broker.h).
+ * Messages go into both by broker_send.
+ */
+#ifndef LEVEE_TESTS_KAFKA_SOURCE_RIG_H
+#define LEVEE_TESTS_KAFKA_SOURCE_RIG_H
+
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
+#include <pthread.h>
+
+#include "levee/levee.h"
+#include "tests/support/broker.h"
+
+#define RIG_TEXT        512
+#define RIG_PATIENCE_MS 30000
+
+/* ---- the mock broker ---- */
+
+struct mock {
+    rd_kafka_t *rk;
+    rd_kafka_mock_cluster_t *cluster;
+    struct broker broker; /* for broker_send */
+};
+void mock_open(struct mock *m, int brokers);
+void mock_topic(struct mock *m, const char *topic, int partitions);
+void mock_close(struct mock *m);
+
+/* ---- a context that reads ---- */
+
+typedef void (*rig_text_fn)(const struct levee_record *record, char out[RIG_TEXT]);
+
+struct rig {
+    char directory[300];
+    const char *uid; /* NULL: "in" */
+    struct levee_options levee;
+    struct levee_kafka_options kafka;
+    rig_text_fn text;   /* NULL: rig_text */
+    uint32_t hold_ms;   /* a batch takes so long, as with a slow sink */
+    levee_context *ctx; /* NULL: not up */
+    levee_stream *source;
+
+    pthread_mutex_t mutex; /* guards what levee's threads write */
+    pthread_cond_t changed;
+    int64_t total; /* records in the state; lives on over restarts, as the state does */
+    unsigned starts, stops, errors;
+    struct levee_error error; /* the newest that a listener was told */
+    char log[32768];          /* what the context said, line by line */
+};
+
+void rig_open(struct rig *r, const char *brokers, const char *topic);
+void rig_close(struct rig *r); /* and removes the directory */
+/* Builds and starts; must succeed. */
+void rig_up(struct rig *r);
+/* The error of building or starting; must fail. */
+int rig_refused(struct rig *r, struct levee_error *err);
+/* Waits until so many records are in the state, batch by batch. */
+void rig_await(struct rig *r, int64_t total);
+/* Waits until the listener was told of an error, or the log has the text. */
+void rig_await_error(struct rig *r, unsigned count);
+void rig_await_said(struct rig *r, const char *text);
+bool rig_said(struct rig *r, const char *text);
+/* Waits until the context has stopped by itself; returns why. */
+int rig_end(struct rig *r, struct levee_error *err);
+/* Takes no more, finishes, checkpoints; state can be looked at until rig_down. */
+void rig_drain(struct rig *r);
+/* Frees the context. If it still runs, nothing is finished first: what the next rig_up finds is
+ * what a killed process leaves. */
+void rig_down(struct rig *r);
+
+/* ---- the oracle ---- */
+
+void rig_text_of(struct levee_slice key, struct levee_slice value, int64_t time_ms,
+                 char out[RIG_TEXT]);
+void rig_text(const struct levee_record *record, char out[RIG_TEXT]);
+
+struct rig_expected {
+    char (*texts)[RIG_TEXT];
+    size_t count, cap;
+};
+void rig_expect(struct rig_expected *e, const char *text);
+void rig_expect_message(struct rig_expected *e, const struct broker_message *m);
+/* The decimal numbers first, first + 1, …, without keys and with any time. */
+void rig_expect_numbers(struct rig_expected *e, uint64_t first, size_t count);
+/* After rig_drain or rig_end: exactly the expected records, each as often as expected. */
+void rig_must_hold(struct rig *r, struct rig_expected *e);
+void rig_expected_release(struct rig_expected *e);
+/* For topics whose messages carry times that the test does not know. */
+void rig_text_timeless(const struct levee_record *record, char out[RIG_TEXT]);
+
+int64_t rig_now_ms(void);
+
+#endif
