@@ -76,10 +76,12 @@ struct levee_inlet { /* = a source at run time */
     size_t closing_count, closing_cap;
     bool fail_pending, fail_fatal;
     struct levee_error fail_error;
+    bool report_pending; /* the listener has not heard of report_error yet */
+    struct levee_error report_error;
     /* … to here */
 
     _Atomic bool kicked;
-    struct io_task fail_task, restart_task, ready_task, kick_task;
+    struct io_task fail_task, report_task, restart_task, ready_task, kick_task;
     _Atomic bool kick_timed;
     enum rt_receiver_state state;
     uint32_t backoff_ms;

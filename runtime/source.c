@@ -81,6 +81,17 @@ static void run_fail(struct io_task *t)
                                ctx->io->ops->now_ns(ctx->io) + (uint64_t)in->backoff_ms * 1000000u);
 }
 
+static void run_report(struct io_task *t)
+{
+    struct levee_inlet *in = CONTAINER_OF(t, struct levee_inlet, report_task);
+
+    pthread_mutex_lock(&in->mutex);
+    struct levee_error err = in->report_error;
+    in->report_pending = false;
+    pthread_mutex_unlock(&in->mutex);
+    notify_listener(in, 1, &err);
+}
+
 static void run_ready(struct io_task *t)
 {
     struct levee_inlet *in = CONTAINER_OF(t, struct levee_inlet, ready_task);
@@ -123,6 +134,7 @@ struct rt_source *rt_source_new(levee_context *ctx, levee_stream *node,
     in->ticket = 1;
     fifo_init(&in->waiting);
     in->fail_task.run = run_fail;
+    in->report_task.run = run_report;
     in->restart_task.run = run_restart;
     in->ready_task.run = run_ready;
     in->kick_task.run = run_kick;
@@ -508,6 +520,14 @@ void levee_inlet_report(levee_inlet *in, const struct levee_error *err)
     char line[1024];
 
     rt_say(in->ctx, 1, "source %s: %s", in->node->uid, levee_error_format(err, line, sizeof line));
+    pthread_mutex_lock(&in->mutex);
+    bool post = !in->report_pending;
+    in->report_pending = true;
+    in->report_error = *err;
+    pthread_mutex_unlock(&in->mutex);
+    if (post) {
+        in->ctx->io->ops->lane_post(in->ctx->loop, &in->report_task);
+    }
 }
 
 void levee_inlet_end(levee_inlet *in)

@@ -61,7 +61,8 @@ LEVEE_API int levee_inlet_remember(levee_inlet *inlet, const char *name, struct 
 /* The fact remembered under name, copied into buf (*len_io: capacity in, length out); false: none
  * or too small. */
 LEVEE_API bool levee_inlet_recall(levee_inlet *inlet, const char *name, void *buf, size_t *len_io);
-/* Tells the listener; levels the receiver's health. Thread: any. */
+/* Tells people (a warning in the log) and the listener's receiver_error of trouble that may pass.
+ * Of several that come faster than the listener hears them it is told the newest. Thread: any. */
 LEVEE_API void levee_inlet_report(levee_inlet *inlet, const struct levee_error *err);
 /* stop_at_end: everything up to the end positions was appended. Thread: any. */
 LEVEE_API void levee_inlet_end(levee_inlet *inlet);
