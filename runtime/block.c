@@ -72,6 +72,7 @@ bool rt_block_add(struct rt_block *b, const struct levee_record *r, uint64_t seq
     }
     buf_slice(p, r->value);
     ASSERT(!p->failed && p->len > before);
+    b->last_offset = before;
     b->last_seq = seq;
     b->count++;
     return true;
@@ -199,6 +200,40 @@ bool rt_block_next(struct rt_block_cursor *c, struct levee_record *ret)
 bad:
     c->left = 0;
     return false;
+}
+
+uint64_t rt_block_last_hash(const struct rt_block *b)
+{
+    struct rt_block_cursor c;
+    struct levee_record r = {0};
+    bool any = false;
+
+    rt_block_cursor_init(&c, b);
+    if (b->last_offset) {
+        c.p = b->payload.data + b->last_offset;
+        c.left = 1;
+    }
+    while (rt_block_next(&c, &r)) {
+        any = true;
+    }
+    if (b->last_offset && (b->flags & RT_BLOCK_TIMES)) {
+        r.time_ms = b->last_time; /* the cursor knows only the difference to the record before */
+    }
+    return any ? levee_record_hash(&r) : 0;
+}
+
+uint64_t levee_record_hash(const struct levee_record *r)
+{
+    uint8_t shape[25];
+
+    shape[0] = (uint8_t)((r->key.data ? 1 : 0) | (r->value.data ? 2 : 0));
+    put_le64(shape + 1, r->key.len);
+    put_le64(shape + 9, r->value.len);
+    put_le64(shape + 17, (uint64_t)r->time_ms);
+    uint64_t h = hash64(shape, sizeof shape, 0);
+    h = r->key.len ? hash64(r->key.data, r->key.len, h) : h;
+    h = r->value.len ? hash64(r->value.data, r->value.len, h) : h;
+    return h ? h : 1;
 }
 
 void rt_block_free(struct rt_block *b)

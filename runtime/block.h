@@ -11,7 +11,7 @@
 #ifndef LEVEE_RT_BLOCK_H
 #define LEVEE_RT_BLOCK_H
 
-#include "levee/levee.h"
+#include "levee/connect.h"
 #include "wal/wal.h"
 
 enum rt_block_flags {
@@ -34,8 +34,9 @@ struct rt_block {
     struct levee_slice producer;  /* view into payload */
     size_t records_offset;        /* where the records begin in payload */
     uint64_t lsn;
-    uint64_t ticket;   /* of its inlet */
-    int64_t last_time; /* while it is being filled */
+    uint64_t ticket;    /* of its inlet */
+    int64_t last_time;  /* of the newest record, while the block is being filled and afterwards */
+    size_t last_offset; /* where that record begins in payload; 0: not known (read back) */
     bool on_disk; /* recovery: the payload was not kept and is read again when its batch opens */
 };
 
@@ -54,6 +55,9 @@ void rt_block_cursor_init(struct rt_block_cursor *c, const struct rt_block *bloc
 /* Next record; false at the end. The payload was verified by hash, and every length is checked all
  * the same. */
 bool rt_block_next(struct rt_block_cursor *c, struct levee_record *ret);
+
+/* levee_record_hash of the last record; 0: the block has none. */
+uint64_t rt_block_last_hash(const struct rt_block *block);
 
 /* A new open block; NULL: no memory. max: payload bytes. */
 struct rt_block *rt_block_new(uint32_t source, uint16_t partition, uint8_t flags,

@@ -27,6 +27,8 @@ struct rt_producer { /* one numbered producer of a source; live side guarded by 
     uint64_t taken;        /* last sequence taken */
     uint64_t durable;      /* last sequence durable */
     uint64_t applied;      /* last sequence in a computed batch: loop */
+    uint64_t taken_hash;   /* of the record `taken`; 0: not known, or the source has no identity */
+    uint64_t applied_hash; /* of the record `applied` */
     uint64_t connection;   /* the newest hello; 0: none yet */
     uint64_t ticket;       /* of its last append */
     bool gone;             /* said bye (live side) */

@@ -440,6 +440,9 @@ static int append_locked(struct levee_inlet *in, const struct levee_append *a, u
     if (numbered && (code = producer_get(in, a->producer, &p, err)) != LEVEE_OK) {
         return code;
     }
+    if (numbered) {
+        p->taken_hash = 0; /* until all of it is taken */
+    }
     struct rt_block **open = numbered ? &p->open : &in->anonymous[a->partition];
     for (size_t i = skip; i < a->count; i++) {
         uint64_t seq = !numbered ? 0 : a->sequences ? a->sequences[i] : a->first_sequence + i;
@@ -452,6 +455,9 @@ static int append_locked(struct levee_inlet *in, const struct levee_append *a, u
             p->ticket = in->ticket;
             p->gone = false;
         }
+    }
+    if (numbered && in->options.identity) {
+        p->taken_hash = levee_record_hash(&a->records[a->count - 1]);
     }
     counter_add(&in->ctx->count.received, a->count - skip);
     counter_add(&in->ctx->count.bytes_received, bytes);
@@ -546,4 +552,13 @@ uint64_t levee_inlet_position(levee_inlet *in, struct levee_slice producer)
     uint64_t taken = p ? p->taken : 0;
     pthread_mutex_unlock(&in->mutex);
     return taken;
+}
+
+uint64_t levee_inlet_last_hash(levee_inlet *in, struct levee_slice producer)
+{
+    pthread_mutex_lock(&in->mutex);
+    struct rt_producer *p = rt_producer_find(in, producer);
+    uint64_t hash = p ? p->taken_hash : 0;
+    pthread_mutex_unlock(&in->mutex);
+    return hash;
 }

@@ -6,7 +6,7 @@
 
 #define BACKOFF_FIRST_MS 100u
 #define BACKOFF_MAX_MS   10000u
-#define SOURCE_VERSION   1u
+#define SOURCE_VERSION   2u /* 1 had no hashes */
 
 /* ---- life ---- */
 
@@ -301,6 +301,7 @@ int rt_source_restore_block(struct rt_source *s, struct rt_block *b, struct leve
             p->gone = true;
         } else {
             p->taken = p->durable = b->last_seq;
+            p->taken_hash = in->options.identity ? rt_block_last_hash(b) : 0;
             p->gone = false;
         }
     }
@@ -369,6 +370,7 @@ int rt_source_applied(struct rt_source *s, const struct rt_block *b, struct leve
         code = LEVEE_EWAL_CORRUPT;
     } else {
         p->applied = b->last_seq;
+        p->applied_hash = in->options.identity ? rt_block_last_hash(b) : 0;
         p->applied_gone = false;
     }
     pthread_mutex_unlock(&in->mutex);
@@ -398,6 +400,7 @@ void rt_source_encode(struct rt_source *s, struct buf *ret)
         if (p->applied) {
             buf_slice(ret, p->id);
             buf_u64(ret, p->applied);
+            buf_u64(ret, p->applied_hash);
         }
     }
     pthread_mutex_unlock(&in->mutex);
@@ -423,6 +426,7 @@ int rt_source_decode(struct rt_source *s, struct levee_slice bytes, struct levee
     for (uint64_t n = cur_varint(&c); n && !c.bad; n--) {
         struct levee_slice id = cur_slice(&c);
         uint64_t applied = cur_u64(&c);
+        uint64_t hash = version > 1 ? cur_u64(&c) : 0;
         if (c.bad) {
             break;
         }
@@ -431,8 +435,9 @@ int rt_source_decode(struct rt_source *s, struct levee_slice bytes, struct levee
             return err_nomem(err, sizeof *p);
         }
         p->taken = p->durable = p->applied = applied;
+        p->taken_hash = p->applied_hash = hash;
     }
-    if (c.bad || version != SOURCE_VERSION) {
+    if (c.bad || version == 0 || version > SOURCE_VERSION) {
         return err_set(err, LEVEE_ECKPT_CORRUPT, "stored positions of source %s do not parse",
                        in->node->uid);
     }

@@ -54,6 +54,11 @@ LEVEE_API int levee_inlet_bye(levee_inlet *inlet, struct levee_slice producer, u
                               uint64_t *ret_ticket, struct levee_error *err);
 /* Last sequence taken of a producer after recovery: where a replayable source resumes. 0: none. */
 LEVEE_API uint64_t levee_inlet_position(levee_inlet *inlet, struct levee_slice producer);
+/* Hash of the record at that position (levee_record_hash of the bytes as they were appended), kept
+ * beside it in log and checkpoint when the source has `identity`; 0: none, or not known. */
+LEVEE_API uint64_t levee_inlet_last_hash(levee_inlet *inlet, struct levee_slice producer);
+/* Of key, value and time; absent and empty differ. Part of the stored format. Never 0. */
+LEVEE_API uint64_t levee_record_hash(const struct levee_record *record);
 /* Remembers a fact about the source in the log before anything is fetched (resolved start or end
  * positions): name → value bytes. Blocks until it is durable. Thread: the receiver's own. */
 LEVEE_API int levee_inlet_remember(levee_inlet *inlet, const char *name, struct levee_slice value,
@@ -96,6 +101,7 @@ struct levee_receiver_options {
     bool reliable;   /* its producers are numbered: exactly once */
     bool replayable; /* it can read again what it did not hear durable for */
     bool holes;      /* sequences may jump forward */
+    bool identity;   /* the hash of each producer's last record is kept: levee_inlet_last_hash */
 };
 LEVEE_API levee_stream *levee_receiver_source_at(levee_context *ctx, const char *uid,
                                                  const struct levee_receiver_options *options,

@@ -315,6 +315,79 @@ START_TEST(numbers_with_holes_are_taken_once_across_a_power_loss)
 }
 END_TEST
 
+static struct levee_record numbered(uint64_t seq, char text[64])
+{
+    (void)snprintf(text, 64, "%0*llu", (int)(seq * 7919 % 50), (unsigned long long)seq);
+    return (struct levee_record){.key = seq % 3 ? levee_text(text) : (struct levee_slice){0},
+                                 .value = seq % 5 ? levee_text(text) : (struct levee_slice){0},
+                                 .time_ms = seq % 4 ? (int64_t)(seq * 1000) : 0};
+}
+
+/* Appends up to 300 records of numbers with holes; returns the last one. */
+static uint64_t send_numbered(uint64_t after, size_t n)
+{
+    static char texts[300][64];
+    static struct levee_record r[300];
+    static uint64_t seqs[300];
+    struct levee_append a = {
+        .producer = levee_text("t/0"), .sequences = seqs, .records = r, .count = n};
+    struct levee_error err = {0};
+    uint64_t t;
+
+    for (size_t i = 0; i < n; i++) {
+        after += 1 + i % 2;
+        seqs[i] = after;
+        r[i] = numbered(after, texts[i]);
+    }
+    ck_assert_int_eq(levee_inlet_append(job.inlet, &a, &t, &err), LEVEE_OK);
+    return after;
+}
+
+static void check_last_hash(uint64_t at_least)
+{
+    char text[64];
+    uint64_t at = levee_inlet_position(job.inlet, levee_text("t/0"));
+    struct levee_record r = numbered(at, text);
+
+    ck_assert_uint_ge(at, at_least);
+    ck_assert_uint_eq(levee_inlet_last_hash(job.inlet, levee_text("t/0")), levee_record_hash(&r));
+}
+
+/* Whether position and hash come from the log, from a checkpoint, or from a block in the middle of
+ * an append that a power loss has cut short. */
+START_TEST(the_hash_of_the_last_record_is_kept_with_its_position)
+{
+    struct levee_record absent = {0}, empty = {.value = levee_text("")};
+    uint64_t at = 0, durable;
+
+    ck_assert_uint_ne(levee_record_hash(&absent), levee_record_hash(&empty));
+    begin();
+    job.r.holes = job.r.identity = true;
+    job.o.block_bytes = 1 << 10;
+    job.o.buffer_bytes = 4 << 20;
+    job.o.checkpoint_ms = 200;
+    up();
+    ck_assert_uint_eq(levee_inlet_last_hash(job.inlet, levee_text("t/0")), 0);
+    for (size_t life = 0; life < 12; life++) {
+        at = durable = send_numbered(at, 1 + life * 25);
+        check_last_hash(at);                             /* what is taken counts within a life */
+        levee_sim_run_ms(job.sim, life % 3 ? 50 : 1000); /* or long enough for a checkpoint */
+        if (life % 2) {
+            at = send_numbered(at, 300); /* on its way to the disk, or not */
+            levee_sim_run_ms(job.sim, 1);
+            levee_free(job.ctx);
+            levee_sim_power_loss(job.sim);
+        } else {
+            down();
+        }
+        up();
+        check_last_hash(durable);
+        at = levee_inlet_position(job.inlet, levee_text("t/0"));
+    }
+    end();
+}
+END_TEST
+
 START_TEST(a_receiver_that_fails_is_started_again_with_backoff_and_a_fatal_one_stops_the_context)
 {
     struct levee_error err = {.code = LEVEE_ECONNECTION, .what = "gone"};
@@ -348,6 +421,7 @@ int main(void)
     tcase_add_test(t, f77_a_source_faster_than_the_disk_is_told_full_and_called_back);
     tcase_add_test(t, f92_a_record_that_fits_no_segment_is_refused_whole);
     tcase_add_test(t, numbers_with_holes_are_taken_once_across_a_power_loss);
+    tcase_add_test(t, the_hash_of_the_last_record_is_kept_with_its_position);
     tcase_add_test(
         t, a_receiver_that_fails_is_started_again_with_backoff_and_a_fatal_one_stops_the_context);
     suite_add_tcase(s, t);
