@@ -112,7 +112,13 @@ enum levee_class {
     X(BROKER, -506, RETRY, "broker unreachable", "it keeps trying")                                \
     X(RECORD_TOO_LONG, -507, MISUSE, "record too long", "raise the maximum or split the record")   \
     X(CONNECTION, -508, RETRY, "connection failed", "it keeps trying")                             \
-    X(PROTOCOL, -509, REFUSED, "protocol error", "see the format in docs")
+    X(PROTOCOL, -509, REFUSED, "protocol error", "see the format in docs")                         \
+    X(TOPIC_CHANGED, -510, CORRUPT, "the topic no longer holds what was read from it",             \
+      "it was truncated or made anew; start a new directory, or restore the topic")                \
+    X(SOURCE_FOREIGN, -511, REFUSED, "another context reads these partitions in this group",       \
+      "give each process a set or a group of its own, or adopt")                                   \
+    X(RECORD_DAMAGED, -512, CORRUPT, "the source serves damaged records",                          \
+      "check the source's disk; nothing was skipped")
 
 enum levee_code {
     LEVEE_OK = 0,

@@ -736,19 +736,96 @@ LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
 /* The port a listening source got; 0 before it listens. */
 LEVEE_API uint16_t levee_tcp_port(levee_stream *source);
 
+enum levee_kafka_start { /* where a partition begins of which nothing is known yet */
+                         LEVEE_KAFKA_EARLIEST = 0,
+                         LEVEE_KAFKA_LATEST,   /* what is committed after the first start */
+                         LEVEE_KAFKA_TIMESTAMP /* the first record at or after start_time_ms */
+};
+enum levee_kafka_gap { /* records were deleted at the broker before we had read them */
+                       LEVEE_KAFKA_STOP = 0, /* OFFSET_RANGE, naming the missing range */
+                       LEVEE_KAFKA_SKIP /* reported, counted and remembered in the log; reading goes
+                                           on behind the gap */
+};
+struct levee_kafka_partition {
+    const char *topic;
+    int32_t partition;
+};
+struct levee_kafka_offset {
+    const char *topic;
+    int32_t partition;
+    int64_t offset;
+};
 struct levee_kafka_options {
     const char *brokers; /* "host:port,host:port" */
-    const char *topic;
+
+    /* What is read: exactly one of the four. */
+    const char *topic;         /* all partitions of one topic */
+    const char *const *topics; /* … of several; ended by NULL */
+    const char *topic_pattern; /* … of all topics whose whole name matches this POSIX extended
+                                  regular expression; internal ones (__…) never */
+    const struct levee_kafka_partition *partitions; /* only these: several processes can share a
+                                                       topic, each with a directory of its own */
+    size_t partition_count;
+
+    /* Where a partition begins that was never read. Partitions that a known topic gains, and topics
+     * that match the pattern later, are read from their beginning. */
+    enum levee_kafka_start start;
+    int64_t start_time_ms;
+    const struct levee_kafka_offset *offsets; /* for these instead of `start` */
+    size_t offset_count;
+
+    bool envelope; /* values carry topic, partition, offset and headers: see levee_kafka_record */
+    enum levee_kafka_gap on_gap;
+    uint64_t max_rate_per_partition; /* records per second; 0: no limit */
+    const char *group;  /* consumer group whose offsets are kept up to date for lag monitors; they
+                           are never read back, but name us, so that two contexts that read the same
+                           partitions in one group are refused (SOURCE_FOREIGN). NULL: none */
+    uint32_t commit_ms; /* how often; 0: 5000 */
+    bool adopt;         /* take over partitions that another context has in the group */
+    uint32_t look_ms;   /* how often new topics and partitions are looked for; 0: 5000 */
+    uint32_t fetch_wait_ms;        /* how long a broker may wait for data; 0: 10 */
     const char *const *properties; /* NULL-ended list of "name=value" handed to the client; those
-                                      that would break the promises are refused */
-    uint32_t fetch_wait_ms;        /* 0: 10 */
+                                      that would break the promises are refused by name */
 };
-/* All partitions of one topic from the earliest offset; offsets are kept in the log and the
- * checkpoint, never in the group. Exactly once. */
+/* Committed records of Kafka topics, exactly once: key, value (NULL: a tombstone), time_ms.
+ * Positions are kept in the log and the checkpoint, never in the group. docs/kafka.md has rights,
+ * retention and errors: TOPIC, TOPIC_CHANGED, OFFSET_RANGE, RECORD_DAMAGED, RECORD_TOO_LONG,
+ * SOURCE_FOREIGN, ACCESS; an unreachable broker is waited for (BROKER, receiver_error). */
 LEVEE_API levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
                                               const struct levee_kafka_options *options,
                                               const char *file, int line);
 #define levee_kafka_source(ctx, uid, ...) levee_kafka_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
+
+struct levee_kafka_status {
+    uint64_t topics, partitions; /* being read */
+    uint64_t verified;           /* since the start: positions whose last record was found again */
+    uint64_t absent;             /* … where it was gone, by retention or compaction */
+    uint64_t gaps, gap_offsets;  /* ever: ranges skipped (on_gap), and the offsets in them */
+    uint64_t commits, commit_failures; /* since the start: to the group */
+};
+/* Thread: any, from setup on. Errors: INVALID (not a Kafka source). */
+LEVEE_API int levee_kafka_source_status(levee_stream *source, struct levee_kafka_status *ret);
+
+/* A record of a source with `envelope`, opened. Views into the record. */
+struct levee_kafka_message {
+    struct levee_slice topic;
+    int32_t partition;
+    int64_t offset;
+    int64_t time_ms;      /* 0: none */
+    bool log_append_time; /* the broker's time of writing, not the sender's */
+    struct levee_slice key, value;
+    size_t header_count;
+    struct levee_slice headers; /* encoded: use the two functions below */
+};
+/* Opens an envelope. Thread: worker, any. Errors: INVALID (not an envelope). */
+LEVEE_API int levee_kafka_record(const struct levee_record *record,
+                                 struct levee_kafka_message *ret);
+/* The i-th header, from 0; false: there is none. Values may be absent (data == NULL). */
+LEVEE_API bool levee_kafka_header_at(const struct levee_kafka_message *message, size_t i,
+                                     struct levee_slice *ret_name, struct levee_slice *ret_value);
+/* The last header of that name. */
+LEVEE_API bool levee_kafka_header(const struct levee_kafka_message *message, const char *name,
+                                  struct levee_slice *ret_value);
 
 #ifdef __cplusplus
 }

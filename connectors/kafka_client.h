@@ -1,0 +1,41 @@
+/*
+ * What everything here that talks to Kafka needs of the client library, source or sink: settings
+ * with errors that name them, clients that print nothing, questions that are asked patiently.
+ */
+#ifndef LEVEE_KAFKA_CLIENT_H
+#define LEVEE_KAFKA_CLIENT_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "base/base.h"
+
+#define KAFKA_ASK_FIRST_MS 150 /* the first wait for an answer: bounds how long a stop takes */
+
+struct kafka_setting {
+    const char *name, *value;
+};
+
+/* INVALID, naming setting and reason. */
+int kafka_set(rd_kafka_conf_t *conf, const char *name, const char *value, struct levee_error *err);
+int kafka_set_list(rd_kafka_conf_t *conf, const struct kafka_setting *list, size_t n,
+                   struct levee_error *err);
+/* "name=value" of a user, unless the name is in `refused` (ended by NULL). */
+int kafka_set_user(rd_kafka_conf_t *conf, const char *property, const char *const *refused,
+                   struct levee_error *err);
+/* No lines on stderr: what matters comes as an error. */
+void kafka_set_quiet(rd_kafka_conf_t *conf);
+
+/* The next wait after an answer that did not come: longer for a connected broker that is slow, the
+ * same for one that cannot be reached. */
+int kafka_ask_longer(int timeout_ms, rd_kafka_resp_err_t code);
+/* The broker says that we may not: no time will change that. */
+bool kafka_forbidden(rd_kafka_resp_err_t code);
+/* No such topic or partition, or a name that cannot be one. */
+bool kafka_unknown(rd_kafka_resp_err_t code);
+
+/* A copy of a NULL-ended list; false: no memory (what was copied is in ret). NULL: an empty list.
+ */
+bool kafka_copy_strings(const char *const *list, char ***ret, size_t *ret_count);
+void kafka_free_strings(char **list, size_t count);
+
+#endif
