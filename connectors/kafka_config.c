@@ -96,7 +96,7 @@ static int check_topics(const char *const *topics, struct levee_error *err)
 {
     for (size_t i = 0; topics[i]; i++) {
         if (!is_topic_name(topics[i])) {
-            return err_set(err, LEVEE_EINVALID, "\"%s\" is no name for a topic", topics[i]);
+            return err_set(err, LEVEE_EINVALID, "\"%.60s\" is no name for a topic", topics[i]);
         }
         for (size_t k = 0; k < i; k++) {
             if (strcmp(topics[i], topics[k]) == 0) {
@@ -110,7 +110,7 @@ static int check_topics(const char *const *topics, struct levee_error *err)
 static int check_place(const char *topic, int32_t partition, struct levee_error *err)
 {
     if (!is_topic_name(topic)) {
-        return err_set(err, LEVEE_EINVALID, "\"%s\" is no name for a topic",
+        return err_set(err, LEVEE_EINVALID, "\"%.60s\" is no name for a topic",
                        topic ? topic : "(null)");
     }
     if (partition < 0) {

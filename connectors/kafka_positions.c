@@ -242,6 +242,14 @@ static int offset_at_time(struct kafka_source *s, const struct kafka_partition *
 
 /* ---- out of range ---- */
 
+static int describe_range(const struct kafka_source *s, const struct kafka_partition *p,
+                          int64_t low, int64_t high, struct levee_error *err)
+{
+    err_where(err, "partition %d of topic %s at %s", (int)p->id, p->topic->name, s->config.brokers);
+    err_expected(err, "offset %lld", (long long)p->next);
+    return err_found(err, "offsets from %lld to below %lld", (long long)low, (long long)high);
+}
+
 static int range_error(const struct kafka_source *s, const struct kafka_partition *p, int64_t low,
                        int64_t high, struct levee_error *err)
 {
@@ -256,9 +264,16 @@ static int range_error(const struct kafka_source *s, const struct kafka_partitio
                 "source %s: partition %d of Kafka topic %s ends before the offset we have reached",
                 levee_inlet_uid(s->inlet), (int)p->id, p->topic->name);
     }
-    err_where(err, "partition %d of topic %s at %s", (int)p->id, p->topic->name, s->config.brokers);
-    err_expected(err, "offset %lld", (long long)p->next);
-    return err_found(err, "offsets from %lld to below %lld", (long long)low, (long long)high);
+    return describe_range(s, p, low, high, err);
+}
+
+static int given_error(const struct kafka_source *s, const struct kafka_partition *p, int64_t low,
+                       int64_t high, struct levee_error *err)
+{
+    err_set(err, LEVEE_EOFFSET_RANGE,
+            "source %s: partition %d of Kafka topic %s cannot begin at the offset that was given",
+            levee_inlet_uid(s->inlet), (int)p->id, p->topic->name);
+    return describe_range(s, p, low, high, err);
 }
 
 /* The gap is in the log before anything behind it is fetched. */
@@ -329,7 +344,7 @@ static int find_start(struct kafka_source *s, struct kafka_partition *p, int64_t
     }
     if (given) {
         p->start = p->next = given->offset;
-        return given->offset < low || given->offset > high ? range_error(s, p, low, high, err)
+        return given->offset < low || given->offset > high ? given_error(s, p, low, high, err)
                                                            : LEVEE_OK;
     }
     p->start = p->next = c->start == LEVEE_KAFKA_LATEST ? high : low;

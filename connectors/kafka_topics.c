@@ -7,13 +7,12 @@
  * facts in our log, which are kept.
  *
  * An unreachable broker is no failure: every question is asked again until it is answered or the
- * source is stopped. A topic that a reachable broker does not know for five seconds is one.
+ * source is stopped. A topic that a reachable broker does not know for `look_ms` is one; the
+ * patience is for topics just created, which show up late.
  */
 #include "connectors/kafka_source.h"
 
 #include <stdio.h>
-
-#define PATIENCE_NS ((uint64_t)5 * KAFKA_SECOND_NS) /* a topic just created shows up late */
 
 /* ---- knowing ---- */
 
@@ -297,7 +296,7 @@ int kafka_topics_wait(struct kafka_source *s, struct levee_error *err)
             kafka_report(s, rd_kafka_err2str(answer));
         } else if (!missing_since) {
             missing_since = now;
-        } else if (now >= missing_since + PATIENCE_NS) {
+        } else if (now >= missing_since + s->config.look_ns) {
             err_copy(err, &what);
             return code;
         }

@@ -782,7 +782,8 @@ struct levee_kafka_options {
                            partitions in one group are refused (SOURCE_FOREIGN). NULL: none */
     uint32_t commit_ms; /* how often; 0: 5000 */
     bool adopt;         /* take over partitions that another context has in the group */
-    uint32_t look_ms;   /* how often new topics and partitions are looked for; 0: 5000 */
+    uint32_t look_ms;   /* how often new topics and partitions are looked for, and how long a named
+                           one that is missing at a start is waited for; 0: 5000 */
     uint32_t fetch_wait_ms;        /* how long a broker may wait for data; 0: 10 */
     const char *const *properties; /* NULL-ended list of "name=value" handed to the client; those
                                       that would break the promises are refused by name */

@@ -232,7 +232,7 @@ void rig_open(struct rig *r, const char *brokers, const char *topic)
     const char *tmp = getenv("TMPDIR");
     pthread_condattr_t attr;
 
-    *r = (struct rig){.kafka = {.brokers = brokers, .topic = topic},
+    *r = (struct rig){.kafka = {.brokers = brokers, .topic = topic, .look_ms = 100},
                       .levee = {.batch_interval_ms = 10,
                                 .workers = 1,
                                 .segment_bytes = 4u << 20,
@@ -317,6 +317,28 @@ void rig_await(struct rig *r, int64_t total)
     }
     if (r->total < total) {
         too_late(r, "records");
+    }
+    pthread_mutex_unlock(&r->mutex);
+}
+
+struct levee_kafka_status rig_status(struct rig *r)
+{
+    struct levee_kafka_status status = {0};
+
+    ck_assert_int_eq(levee_kafka_source_status(r->source, &status), LEVEE_OK);
+    return status;
+}
+
+void rig_await_partitions(struct rig *r, uint64_t count)
+{
+    int64_t end = rig_now_ms() + RIG_PATIENCE_MS;
+
+    pthread_mutex_lock(&r->mutex);
+    while (rig_status(r).partitions < count && rig_now_ms() < end) {
+        wait_on(r, rig_now_ms() + 5); /* nobody tells us */
+    }
+    if (rig_status(r).partitions < count) {
+        too_late(r, "partitions");
     }
     pthread_mutex_unlock(&r->mutex);
 }

@@ -63,6 +63,9 @@ void rig_up(struct rig *r);
 int rig_refused(struct rig *r, struct levee_error *err);
 /* Waits until so many records are in the state, batch by batch. */
 void rig_await(struct rig *r, int64_t total);
+struct levee_kafka_status rig_status(struct rig *r);
+/* Waits until so many partitions are read. */
+void rig_await_partitions(struct rig *r, uint64_t count);
 /* Waits until the listener was told of an error, or the log has the text. */
 void rig_await_error(struct rig *r, unsigned count);
 void rig_await_said(struct rig *r, const char *text);
