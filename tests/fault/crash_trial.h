@@ -47,7 +47,7 @@ struct trial_life {
 
 void trial_open(struct trial *t, uint64_t seed);
 void trial_map_status(struct trial *t); /* status_path, into status */
-void trial_close(struct trial *t); /* removes everything */
+void trial_close(struct trial *t);      /* removes everything */
 /* One life: exit code, TRIAL_KILLED or TRIAL_TOO_LATE. Judges afterwards: see trial_fine. */
 int trial_run(struct trial *t, const struct trial_life *life);
 /* The same in two halves, for kills from outside. */

@@ -53,6 +53,36 @@ static levee_stream *build_state(enum op op, levee_stream *a, const char *uid)
     }
 }
 
+static levee_stream *build_reducing(enum op op, levee_stream *a)
+{
+    switch ((int)op) {
+    case OP_SUM:
+        return levee_reduce_by_key(a, &levee_sum_i64);
+    case OP_COUNT_KEY:
+        return levee_reduce_by_key(a, &levee_count_values);
+    case OP_MIN:
+        return levee_reduce_by_key(a, &levee_min_i64);
+    case OP_CONCAT:
+        return levee_reduce_by_key(a, &levee_concat);
+    case OP_COUNT_VALUE:
+        return levee_count_by_value(a);
+    case OP_COMBINE:
+        return levee_combine_by_key(a, &span);
+    case OP_SPAN:
+        return levee_reduce_by_key(a, &span);
+    case OP_GROUP:
+        return levee_group_by_key(a);
+    case OP_COUNT:
+        return levee_count(a);
+    case OP_REDUCE_CONCAT:
+        return levee_reduce(a, &levee_concat);
+    case OP_REDUCE_SUM:
+        return levee_reduce(a, &levee_sum_i64);
+    default:
+        return NULL;
+    }
+}
+
 static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const char *uid)
 {
     levee_stream *both[2] = {a, b};
@@ -92,27 +122,17 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
     case OP_SORTED:
         return build_two(op, a, b);
     case OP_SUM:
-        return levee_reduce_by_key(a, &levee_sum_i64);
     case OP_COUNT_KEY:
-        return levee_reduce_by_key(a, &levee_count_values);
     case OP_MIN:
-        return levee_reduce_by_key(a, &levee_min_i64);
     case OP_CONCAT:
-        return levee_reduce_by_key(a, &levee_concat);
     case OP_COUNT_VALUE:
-        return levee_count_by_value(a);
     case OP_COMBINE:
-        return levee_combine_by_key(a, &span);
     case OP_SPAN:
-        return levee_reduce_by_key(a, &span);
     case OP_GROUP:
-        return levee_group_by_key(a);
     case OP_COUNT:
-        return levee_count(a);
     case OP_REDUCE_CONCAT:
-        return levee_reduce(a, &levee_concat);
     case OP_REDUCE_SUM:
-        return levee_reduce(a, &levee_sum_i64);
+        return build_reducing(op, a);
     case OP_STATE_SUM:
     case OP_STATE_TALLY:
     case OP_STATE_TALLY_EVERY:

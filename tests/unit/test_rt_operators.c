@@ -26,7 +26,7 @@ END_TEST
 START_TEST(the_words_of_a_line)
 {
     struct bed b;
-    const char *lines[] = {"to be or  not to\tbe", "", " \n\v\f\r", "be"};
+    const char *lines[] = {"to be or  not to\t be", "", " \n\v\f\r", "be"};
 
     bed_init(&b, 1, 0);
     levee_stream *pairs = levee_map_to_i64(levee_flat_map(bed_source(&b, 1), fn_words, NULL), 1);
