@@ -97,6 +97,18 @@ int kafka_rest(struct kafka_source *s, struct kafka_partition *p, uint64_t ns,
     return changed(s, error, err);
 }
 
+int kafka_wait_ms(const struct kafka_source *s)
+{
+    uint64_t now = kafka_now(s), wait = (uint64_t)KAFKA_POLL_MS * 1000000u;
+
+    for (size_t i = 0; i < s->count && s->resting_count; i++) {
+        const struct kafka_partition *p = s->partitions[i];
+        uint64_t rest = p->resting && p->rest_until_ns > now ? p->rest_until_ns - now : 0;
+        wait = p->resting && rest < wait ? rest : wait;
+    }
+    return (int)(wait / 1000000u);
+}
+
 int kafka_wake(struct kafka_source *s, struct levee_error *err)
 {
     rd_kafka_error_t *error = NULL;
@@ -138,8 +150,9 @@ uint64_t kafka_rate_wait_ns(const struct kafka_source *s, struct kafka_partition
         if (p->refilled_ns && now < p->refilled_ns + full) {
             return p->refilled_ns + full - now;
         }
+        /* A little late is made up for, so that the rate holds on average; a silence is not. */
+        p->refilled_ns = now < p->refilled_ns + 2 * full ? p->refilled_ns + full : now;
         p->tokens = burst;
-        p->refilled_ns = now;
     }
     p->tokens--;
     return 0;

@@ -269,7 +269,7 @@ static int collect(struct kafka_source *s, struct levee_error *err)
     int code = LEVEE_OK;
 
     while (s->held_count < KAFKA_HELD_MAX && bytes < KAFKA_HELD_BYTES && code == LEVEE_OK) {
-        rd_kafka_message_t *m = rd_kafka_consumer_poll(s->rk, s->held_count ? 0 : KAFKA_POLL_MS);
+        rd_kafka_message_t *m = rd_kafka_consumer_poll(s->rk, s->held_count ? 0 : kafka_wait_ms(s));
         if (!m) {
             break;
         }

@@ -225,6 +225,8 @@ int kafka_assign_new(struct kafka_source *s, size_t first, struct levee_error *e
 /* Fetches nothing of p for a while, then reads on from p->next. */
 int kafka_rest(struct kafka_source *s, struct kafka_partition *p, uint64_t ns,
                struct levee_error *err);
+/* How long a poll may wait: not beyond the next end of a rest. */
+int kafka_wait_ms(const struct kafka_source *s);
 /* Partitions whose rest is over are read again. */
 int kafka_wake(struct kafka_source *s, struct levee_error *err);
 /* 0: one more message of p may be taken, and is counted; otherwise how long p must rest. */
