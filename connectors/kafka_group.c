@@ -263,8 +263,9 @@ static rd_kafka_topic_partition_list_t *ripe(struct kafka_source *s)
 
 /* ---- the thread ---- */
 
+/* *ret_done: it is in the group. An error only if the partitions are somebody else's. */
 static int commit_mark(struct kafka_source *s, rd_kafka_topic_partition_list_t *list,
-                       struct levee_error *err)
+                       bool *ret_done, struct levee_error *err)
 {
     rd_kafka_topic_partition_list_t *there = rd_kafka_topic_partition_list_copy(list);
     rd_kafka_resp_err_t answer = ask(s, there, COMMITTED_MS);
@@ -278,6 +279,7 @@ static int commit_mark(struct kafka_source *s, rd_kafka_topic_partition_list_t *
     if (fine) {
         answer = commit(s, list);
     }
+    *ret_done = fine && !answer;
     if (code == LEVEE_OK) {
         count_commit(s, answer);
     }
@@ -302,10 +304,13 @@ static void *run(void *arg)
         if (!list) {
             continue;
         }
-        code = commit_mark(s, list, &err);
+        bool done = false;
+        code = commit_mark(s, list, &done, &err);
         rd_kafka_topic_partition_list_destroy(list);
         pthread_mutex_lock(&s->group.mutex);
         s->group.mark.pending = false;
+        s->group.mark.count =
+            done ? s->group.mark.count : 0; /* the next one is offered in any case */
         pthread_mutex_unlock(&s->group.mutex);
     }
     if (code && !atomic_load(&s->stop)) {
