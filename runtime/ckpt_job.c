@@ -378,6 +378,17 @@ static void run_reply(struct io_task *t)
     rt_pump(ctx);
 }
 
+/* Lives that end before a fold is done leave their deltas behind: the next one folds first. */
+void rt_ckpt_start(levee_context *ctx)
+{
+    struct rt_ckpt *c = &ctx->ckpt;
+
+    if (c->store.versions.count > 1 && c->stage == RT_CKPT_NONE) {
+        c->stage = RT_CKPT_FOLDING;
+        ctx->io->ops->lane_post(ctx->ckpt_lane, &c->task);
+    }
+}
+
 void rt_ckpt_advance(levee_context *ctx)
 {
     struct rt_ckpt *c = &ctx->ckpt;

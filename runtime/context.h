@@ -369,6 +369,7 @@ void rt_clock_start(levee_context *ctx);
 bool rt_ckpt_due(levee_context *ctx);
 int rt_ckpt_gather(levee_context *ctx,
                    struct levee_error *err); /* state after ctx->last_batch; no compute running */
+void rt_ckpt_start(levee_context *ctx);      /* folds what earlier lives have left */
 void rt_ckpt_advance(levee_context *ctx);    /* publishes when its batch is done */
 bool rt_ckpt_idle(levee_context *ctx);
 void rt_ckpt_init(levee_context *ctx);

@@ -380,6 +380,7 @@ static void run_start(struct io_task *t)
 {
     levee_context *ctx = CONTAINER_OF(t, levee_context, start_task);
 
+    rt_ckpt_start(ctx);
     rt_sinks_start(ctx);
     rt_source_start_all(ctx); /* first: who has come back from levee_start may push at once */
     atomic_store(&ctx->life, RT_STARTED);

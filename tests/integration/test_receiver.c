@@ -373,7 +373,7 @@ START_TEST(the_hash_of_the_last_record_is_kept_with_its_position)
         check_last_hash(at);                             /* what is taken counts within a life */
         levee_sim_run_ms(job.sim, life % 3 ? 50 : 1000); /* or long enough for a checkpoint */
         if (life % 2) {
-            at = send_numbered(at, 300); /* on its way to the disk, or not */
+            (void)send_numbered(at, 300); /* on its way to the disk, or not */
             levee_sim_run_ms(job.sim, 1);
             levee_free(job.ctx);
             levee_sim_power_loss(job.sim);

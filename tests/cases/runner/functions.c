@@ -418,7 +418,7 @@ static int command(levee_output *out, levee_state *state, const cJSON *what)
 {
     struct levee_slice old;
     cJSON *was = levee_state_get(state, &old) ? json_of(old) : NULL;
-    const char *text = cJSON_IsString(what) ? what->valuestring : "";
+    const char *text = what && cJSON_IsString(what) ? what->valuestring : "";
     int code = 0; /* another command does nothing, but it is data: the key is not idle */
 
     if (strcmp(text, "get-state") == 0) {

@@ -108,7 +108,8 @@ static const struct levee_sink_ops catch_ops = {.version = 1,
                                                 .commit = catch_commit,
                                                 .abort = catch_abort};
 
-static void catcher_init(struct catcher *s, const struct the_case *c, int64_t base_ms, char *why)
+static void catcher_init(struct catcher *s, const struct the_case *c, int64_t base_ms,
+                         char *why) /* NOLINT(readability-non-const-parameter): kept */
 {
     *s = (struct catcher){.c = c, .base_ms = base_ms, .why = why};
     s->batches = calloc((size_t)c->num_batches + 1, sizeof(cJSON *));
