@@ -53,7 +53,7 @@ static levee_stream *build_state(enum op op, levee_stream *a, const char *uid)
     }
 }
 
-static levee_stream *build_reducing(enum op op, levee_stream *a)
+static levee_stream *build_reduced(enum op op, levee_stream *a)
 {
     switch ((int)op) {
     case OP_SUM:
@@ -132,7 +132,7 @@ static levee_stream *build(enum op op, levee_stream *a, levee_stream *b, const c
     case OP_COUNT:
     case OP_REDUCE_CONCAT:
     case OP_REDUCE_SUM:
-        return build_reducing(op, a);
+        return build_reduced(op, a);
     case OP_STATE_SUM:
     case OP_STATE_TALLY:
     case OP_STATE_TALLY_EVERY:
