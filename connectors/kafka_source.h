@@ -172,7 +172,7 @@ uint64_t kafka_now(const struct kafka_source *s);
 int kafka_stopped(const struct kafka_source *s, struct levee_error *err);
 /* A question about a topic had no answer: sleeps a little, LEVEE_OK: ask again. Errors: STOPPED,
  * ACCESS. */
-int kafka_no_answer(struct kafka_source *s, const char *topic, rd_kafka_resp_err_t code,
+int kafka_no_answer(struct kafka_source *s, const char *about, rd_kafka_resp_err_t code,
                     int *timeout_ms, struct levee_error *err);
 
 /* ---- kafka_receive.c ---- */

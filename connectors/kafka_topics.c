@@ -187,6 +187,7 @@ static int note(struct kafka_source *s, const struct rd_kafka_metadata_topic *to
     if (!t && (code = topic_add(s, told->topic, &t, err)) != LEVEE_OK) {
         return code;
     }
+    ASSERT(t != NULL);
     t->code = told->err;
     if (!told->err && told->partition_cnt > t->count) { /* they never become fewer */
         t->count = told->partition_cnt;

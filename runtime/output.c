@@ -100,6 +100,7 @@ int levee_emit_words(levee_output *out, struct levee_slice text)
     const uint8_t *start = NULL; /* of the word that is open; NULL: none */
     uint8_t tail[64];
 
+    ASSERT(text.data || text.len == 0);
     for (size_t at = 0; at < text.len; at += 64) {
         const uint8_t *chunk = text.data + at, *read = chunk;
         if (text.len - at < 64) { /* the last bytes, followed by white space */

@@ -27,6 +27,7 @@ static bool grow(struct rt_sums *t)
         return false;
     }
     memset(slots, 0, (size_t)capacity * sizeof *slots);
+    ASSERT(t->slots || t->count == 0);
     for (uint32_t i = 0; i < t->count; i++) {
         const struct rt_sum *s = &t->slots[t->order[i]];
         order[i] = empty_slot(slots, capacity - 1, hash_key(s->key, s->len));

@@ -22,7 +22,7 @@ int levee_sim_new(struct levee_testing **ret, const struct levee_sim_options *op
     struct levee_testing *t = mem_zalloc(sizeof *t);
     int code = t ? io_sim_new(&f, &t->io, err) : err_nomem(err, sizeof *t);
 
-    if (code) {
+    if (code || !t) {
         mem_free(t);
         return code;
     }

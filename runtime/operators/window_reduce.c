@@ -56,7 +56,7 @@ static bool ring_open(struct rt_call *c, const struct levee_reducer *r, struct l
 
     ret->running = rt_output_alloc(c->out, r->size);
     ret->parts = rt_output_alloc(c->out, ring + part_bytes(r));
-    ret->count = ring / part_bytes(r);
+    ret->count = ring / part_bytes(r); /* NOLINT(clang-analyzer-core.DivideZero): at least 8 */
     ret->has_running = stored.len && (stored.data[0] & HAS_RUNNING);
     ret->upto_ms = stored.len ? (int64_t)get_le64(stored.data + 1) : INT64_MIN;
     if (!ret->running || !ret->parts) {
@@ -264,7 +264,7 @@ static int fold_untouched(struct folding *f)
     int code = list ? LEVEE_OK : rt_call_nomem(f->c);
 
     f->came = NULL;
-    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
+    for (size_t i = 0; list && i < n && code == LEVEE_OK; i++) {
         f->hash = list[i].hash;
         f->key = f->g->to_one ? slice_of(NULL, 0) : list[i].key;
         f->head = rt_key_head(f->key);

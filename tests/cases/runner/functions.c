@@ -9,7 +9,7 @@
 
 static int64_t number(const cJSON *v)
 {
-    return cJSON_IsNumber(v) ? (int64_t)v->valuedouble : 0;
+    return v && cJSON_IsNumber(v) ? (int64_t)v->valuedouble : 0;
 }
 
 static cJSON *new_number(int64_t n)
@@ -70,8 +70,10 @@ static cJSON *add(const cJSON *x, const cJSON *arg)
 {
     if (cJSON_IsString(x)) {
         char *b = cJSON_IsString(arg) ? strdup(arg->valuestring) : cJSON_PrintUnformatted(arg);
-        char *both = malloc(strlen(x->valuestring) + strlen(b) + 1);
-        cJSON *s = cJSON_CreateString(strcat(strcpy(both, x->valuestring), b));
+        size_t n = strlen(x->valuestring) + strlen(b) + 1;
+        char *both = malloc(n);
+        (void)snprintf(both, n, "%s%s", x->valuestring, b);
+        cJSON *s = cJSON_CreateString(both);
         free(b);
         free(both);
         return s;
@@ -407,7 +409,7 @@ static int toggle(levee_output *out, levee_state *state, struct levee_slice key,
     struct levee_slice old;
 
     if (!levee_state_get(state, &old)) {
-        return levee_state_set(state, *value);
+        return value ? levee_state_set(state, *value) : UNKNOWN;
     }
     levee_state_remove(state);
     cJSON *k = json_of(key);
