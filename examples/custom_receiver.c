@@ -5,9 +5,7 @@
  * there.
  */
 #include "run.h"
-
 #include <levee/connect.h>
-
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
