@@ -1,0 +1,211 @@
+/*
+ * levee edges: the sources and sinks that come with levee. Included by levee/levee.h; programs
+ * include that. Contracts for sources and sinks of your own: levee/connect.h.
+ */
+#ifndef LEVEE_EDGES_H
+#define LEVEE_EDGES_H
+
+#include "levee/levee.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------ outputs */
+
+/* Identity of a batch's output: what an exactly-once effect stores beside it. */
+struct levee_token {
+    char context[33]; /* context id, 32 hex digits */
+    char uid[65];
+    uint64_t epoch; /* of the life that writes; rises with every start */
+    uint64_t batch;
+    int64_t time_ms;
+    uint64_t digest; /* of this sink's output in this batch */
+};
+/* Runs fn once per batch on the driver thread with the batch's data set. On recovery it is called
+ * again with the same token and the same records unless BATCH_DONE was reached: make it idempotent
+ * by the token. Guarantee: at least once. */
+typedef int (*levee_foreach_fn)(levee_batch *batch, const struct levee_token *token, void *arg,
+                                struct levee_error *err);
+LEVEE_API int levee_foreach_batch_at(levee_stream *s, const char *uid, levee_foreach_fn fn,
+                                     void *arg, const char *file, int line);
+#define levee_foreach_batch(s, uid, fn, arg) levee_foreach_batch_at(s, uid, fn, arg, LEVEE_AT)
+LEVEE_API size_t levee_batch_partitions(const levee_batch *batch);
+LEVEE_API size_t levee_batch_count(const levee_batch *batch);
+/* Records of one partition; the array lives until fn returns. */
+LEVEE_API const struct levee_record *levee_batch_records(const levee_batch *batch, size_t partition,
+                                                         size_t *ret_n);
+/* Prints the first n records of each batch to stdout, with a header that names the batch time.
+ * Guarantee: at least once. */
+LEVEE_API int levee_print_at(levee_stream *s, size_t n, const char *file, int line);
+#define levee_print(s, n) levee_print_at(s, n, LEVEE_AT)
+
+enum levee_value_format { LEVEE_VALUE_TEXT = 0, LEVEE_VALUE_I64, LEVEE_VALUE_F64 };
+
+struct levee_file_sink_options {
+    const char *path;   /* directory of the output; created; belongs to one sink of one context */
+    const char *prefix; /* NULL: "batch" → batch-<16 digits batch id>.txt */
+    const char *suffix; /* NULL: ".txt" */
+    enum levee_value_format value; /* how values are written */
+    bool adopt;                    /* take over a location marked by another context */
+};
+/* One published file per non-empty batch: "key<TAB>value\n" (no key: "value\n"), in partition
+ * order. Transactional: exactly once; a consumer may move files away. Durable: the file and its
+ * name before the batch counts as done. */
+LEVEE_API int levee_file_sink_at(levee_stream *s, const char *uid,
+                                 const struct levee_file_sink_options *options, const char *file,
+                                 int line);
+#define levee_file_sink(s, uid, ...) levee_file_sink_at(s, uid, __VA_ARGS__, LEVEE_AT)
+
+struct levee_kafka_sink_options {
+    const char *brokers;             /* "host:port,host:port" */
+    const char *topic;               /* has one writing context; its consumers use read_committed */
+    enum levee_value_format value;   /* how values are written */
+    const char *const *properties;   /* NULL-ended list of "name=value" handed to the client;
+                                        those that would break the promises are refused */
+    uint32_t transaction_timeout_ms; /* 0: 10000. A dead writer hides newer records this long */
+    uint32_t refresh_ms;        /* the token is written again after this idle time; 0: one hour */
+    uint32_t create_partitions; /* creates a missing topic with so many; 0: TOPIC error */
+    bool adopt;                 /* take over a topic marked by another context or uid */
+    bool at_least_once;         /* a plain idempotent producer: no transactions, no token */
+};
+/* One record per record: key, value (NULL: a tombstone); partition by Java's murmur2 of the key,
+ * round robin without one. All of a batch in one transaction together with its token: exactly once
+ * for readers with isolation.level=read_committed. docs/kafka.md has rights, errors and retention.
+ */
+LEVEE_API int levee_kafka_sink_at(levee_stream *s, const char *uid,
+                                  const struct levee_kafka_sink_options *options, const char *file,
+                                  int line);
+#define levee_kafka_sink(s, uid, ...) levee_kafka_sink_at(s, uid, __VA_ARGS__, LEVEE_AT)
+
+/* ------------------------------------------------------------------ sources */
+
+/* In-memory source for tests and embedding: each levee_queue_push is one data set. Unreliable
+ * unless `replayable`: then what was pushed is durable when push_durable returns. */
+LEVEE_API levee_stream *levee_queue_source_at(levee_context *ctx, const char *uid,
+                                              uint32_t partitions, const char *file, int line);
+#define levee_queue_source(ctx, uid, partitions)                                                   \
+    levee_queue_source_at(ctx, uid, partitions, LEVEE_AT)
+/* Cuts n records into the source's partitions (contiguous, as even as possible) and appends them.
+ * sequence: 0 = unnumbered; otherwise record i has sequence number sequence + i and repeats are
+ * dropped. Returns FULL when the buffer is full. Copies. */
+LEVEE_API int levee_queue_push(levee_stream *source, const struct levee_record *records, size_t n,
+                               uint64_t sequence, struct levee_error *err);
+/* Highest sequence number that is durable (0: none). */
+LEVEE_API uint64_t levee_queue_durable(levee_stream *source);
+/* No more will be pushed (stop_at_end). */
+LEVEE_API void levee_queue_end(levee_stream *source);
+
+struct levee_tcp_options {
+    const char *address; /* "host:port"; for a server "host:0" picks a port */
+    bool listen;         /* false: connect, as NetworkWordCount does; true: listening server */
+    bool acknowledged; /* the protocol of docs/tcp.md: producer id, sequences, durable acks. Server
+                          only */
+    uint32_t line_max; /* longest line, bytes; 0: 1 MiB */
+    uint32_t connections_max; /* 0: 256 */
+};
+/* Lines of text over TCP; without `acknowledged` an unreliable source: at most once for what was in
+ * flight. */
+LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
+                                            const struct levee_tcp_options *options,
+                                            const char *file, int line);
+#define levee_tcp_source(ctx, uid, ...) levee_tcp_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
+/* The port a listening source got; 0 before it listens. */
+LEVEE_API uint16_t levee_tcp_port(levee_stream *source);
+
+enum levee_kafka_start { /* where a partition begins of which nothing is known yet */
+                         LEVEE_KAFKA_EARLIEST = 0,
+                         LEVEE_KAFKA_LATEST,   /* what is committed after the first start */
+                         LEVEE_KAFKA_TIMESTAMP /* the first record at or after start_time_ms */
+};
+enum levee_kafka_gap { /* records were deleted at the broker before we had read them */
+                       LEVEE_KAFKA_STOP = 0, /* OFFSET_RANGE, naming the missing range */
+                       LEVEE_KAFKA_SKIP /* reported, counted and remembered in the log; reading goes
+                                           on behind the gap */
+};
+struct levee_kafka_partition {
+    const char *topic;
+    int32_t partition;
+};
+struct levee_kafka_offset {
+    const char *topic;
+    int32_t partition;
+    int64_t offset;
+};
+struct levee_kafka_options {
+    const char *brokers; /* "host:port,host:port" */
+
+    /* What is read: exactly one of the four. */
+    const char *topic;         /* all partitions of one topic */
+    const char *const *topics; /* … of several; ended by NULL */
+    const char *topic_pattern; /* … of all topics whose whole name matches this POSIX extended
+                                  regular expression; internal ones (__…) never */
+    const struct levee_kafka_partition *partitions; /* only these: several processes can share a
+                                                       topic, each with a directory of its own */
+    size_t partition_count;
+
+    /* Where a partition begins that was never read. Partitions that a known topic gains, and topics
+     * that match the pattern later, are read from their beginning. */
+    enum levee_kafka_start start;
+    int64_t start_time_ms;
+    const struct levee_kafka_offset *offsets; /* for these instead of `start` */
+    size_t offset_count;
+
+    bool envelope; /* values carry topic, partition, offset and headers: see levee_kafka_record */
+    enum levee_kafka_gap on_gap;
+    uint64_t max_rate_per_partition; /* records per second; 0: no limit */
+    const char *group;  /* consumer group whose offsets are kept up to date for lag monitors; they
+                           are never read back, but name us, so that two contexts that read the same
+                           partitions in one group are refused (SOURCE_FOREIGN). NULL: none */
+    uint32_t commit_ms; /* how often; 0: 5000 */
+    bool adopt;         /* take over partitions that another context has in the group */
+    uint32_t look_ms;   /* how often new topics and partitions are looked for, and how long a named
+                           one that is missing at a start is waited for; 0: 5000 */
+    uint32_t fetch_wait_ms;        /* how long a broker may wait for data; 0: 10 */
+    const char *const *properties; /* NULL-ended list of "name=value" handed to the client; those
+                                      that would break the promises are refused by name */
+};
+/* Committed records of Kafka topics, exactly once: key, value (NULL: a tombstone), time_ms.
+ * Positions are kept in the log and the checkpoint, never in the group. docs/kafka.md has rights,
+ * retention and errors: TOPIC, TOPIC_CHANGED, OFFSET_RANGE, RECORD_DAMAGED, RECORD_TOO_LONG,
+ * SOURCE_FOREIGN, ACCESS; an unreachable broker is waited for (BROKER, receiver_error). */
+LEVEE_API levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
+                                              const struct levee_kafka_options *options,
+                                              const char *file, int line);
+#define levee_kafka_source(ctx, uid, ...) levee_kafka_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
+
+struct levee_kafka_status {
+    uint64_t topics, partitions; /* being read */
+    uint64_t verified;           /* since the start: positions whose last record was found again */
+    uint64_t absent;             /* … where it was gone, by retention or compaction */
+    uint64_t gaps, gap_offsets;  /* ever: ranges skipped (on_gap), and the offsets in them */
+    uint64_t commits, commit_failures; /* since the start: to the group */
+};
+/* Thread: any, from setup on. Errors: INVALID (not a Kafka source). */
+LEVEE_API int levee_kafka_source_status(levee_stream *source, struct levee_kafka_status *ret);
+
+/* A record of a source with `envelope`, opened. Views into the record. */
+struct levee_kafka_message {
+    struct levee_slice topic;
+    int32_t partition;
+    int64_t offset;
+    int64_t time_ms;      /* 0: none */
+    bool log_append_time; /* the broker's time of writing, not the sender's */
+    struct levee_slice key, value;
+    size_t header_count;
+    struct levee_slice headers; /* encoded: use the two functions below */
+};
+/* Opens an envelope. Thread: worker, any. Errors: INVALID (not an envelope). */
+LEVEE_API int levee_kafka_record(const struct levee_record *record,
+                                 struct levee_kafka_message *ret);
+/* The i-th header, from 0; false: there is none. Values may be absent (data == NULL). */
+LEVEE_API bool levee_kafka_header_at(const struct levee_kafka_message *message, size_t i,
+                                     struct levee_slice *ret_name, struct levee_slice *ret_value);
+/* The last header of that name. */
+LEVEE_API bool levee_kafka_header(const struct levee_kafka_message *message, const char *name,
+                                  struct levee_slice *ret_value);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
