@@ -12,11 +12,11 @@
  *
  * A replayed batch takes the blocks its logged BATCH_OPEN names; a durable BATCH_RESULT of the same
  * program is applied, not decided again (4d.5), and nothing is logged a second time.
+ *
+ * A record that a sink refuses later amends the result (letters.c): it is logged again, as a later
+ * try, and that sink waits until it is durable.
  */
 #include "runtime/context.h"
-
-#define DEAD_LETTERS_MAX       100000u
-#define DEAD_LETTERS_BYTES_MAX (64u << 20)
 
 /* ---- opening ---- */
 
@@ -174,6 +174,8 @@ void rt_batch_free(struct rt_batch *b)
     mem_free(b->inputs);
     mem_free(b->ranges);
     mem_free(b->sink_done);
+    mem_free(b->refusals);
+    arena_release(&b->letters);
     mem_free(b);
 }
 
@@ -232,32 +234,6 @@ out:
 
 /* ---- computed ---- */
 
-static int keep_dead_letters(struct rt_batch *b, struct levee_error *err)
-{
-    levee_context *ctx = b->ctx;
-    struct buf *d = &ctx->dead_letters;
-
-    for (size_t i = 0; i < b->compute.decision_count; i++) {
-        const struct rt_decision *x = &b->compute.decisions[i];
-        if (ctx->dead_letter_count >= DEAD_LETTERS_MAX || d->len > DEAD_LETTERS_BYTES_MAX) {
-            err_set(err, LEVEE_ELIMIT, "batch %llu: the dead-letter store is full",
-                    (unsigned long long)b->header.id);
-            err_expected(err, "at most %u records", DEAD_LETTERS_MAX);
-            err_found(err, "%llu records, %zu bytes", (unsigned long long)ctx->dead_letter_count,
-                      d->len);
-            return LEVEE_ELIMIT;
-        }
-        buf_u64(d, b->header.id);
-        rt_decision_encode(x, d);
-        ctx->dead_letter_count++;
-        rt_say(ctx, 1, "batch %llu: dead letter at %s, partition %u, record %llu, code %d",
-               (unsigned long long)b->header.id, x->uid, x->partition, (unsigned long long)x->index,
-               x->code);
-    }
-    counter_add(&ctx->count.dead_letters, b->compute.decision_count);
-    return d->failed ? err_nomem(err, d->len) : LEVEE_OK;
-}
-
 static int positions_move_on(struct rt_batch *b, struct levee_error *err)
 {
     for (size_t i = 0; i < b->block_count; i++) {
@@ -270,15 +246,29 @@ static int positions_move_on(struct rt_batch *b, struct levee_error *err)
     return LEVEE_OK;
 }
 
+static int log_try(struct rt_batch *b, bool with_open, struct levee_error *err);
+
 static void run_durable(struct io_task *t)
 {
     struct rt_batch *b = CONTAINER_OF(t, struct rt_batch, durable_task);
 
-    if (b->durable_code == LEVEE_OK) {
+    struct levee_error err = {0};
+    int code = LEVEE_OK;
+
+    if (b->durable_code == LEVEE_OK) { /* else the log has failed and the context with it */
         crash_at(b->ctx->io, CP_BATCH_RESULT_DURABLE);
-        b->stage = RT_SINKING;
-        rt_sinks_begin(b);
-    } /* else the log has failed and the context with it */
+        b->durable_try = b->logging_try;
+        if (b->stage == RT_RESULT_SYNC) {
+            b->stage = RT_SINKING;
+            rt_sinks_begin(b);
+        }
+        if (b->try_ > b->durable_try) { /* amended meanwhile */
+            code = log_try(b, false, &err);
+        }
+    }
+    if (code) {
+        rt_fail(b->ctx, &err);
+    }
     rt_pump(b->ctx);
 }
 
@@ -303,6 +293,10 @@ static int build_frames(struct rt_batch *b, bool with_open, struct levee_error *
     size_t max = wal_payload_max(ctx->opt.segment_bytes);
     uint64_t digest = ctx->opt.verify_state ? rt_engine_state_digest(ctx->engine) : 0;
 
+    buf_clear(&b->open_bytes);
+    buf_clear(&b->result_bytes);
+    mem_free(b->frames);
+    b->frames = NULL;
     rt_open_encode(b, ctx->program, &b->open_bytes);
     rt_result_encode(b, ctx->program, digest, &b->result_bytes);
     if (b->open_bytes.failed || b->result_bytes.failed || b->open_bytes.len > max) {
@@ -331,22 +325,39 @@ static int build_frames(struct rt_batch *b, bool with_open, struct levee_error *
     return LEVEE_OK;
 }
 
+/* The newest try goes into the log; one at a time. */
+static int log_try(struct rt_batch *b, bool with_open, struct levee_error *err)
+{
+    int code = build_frames(b, with_open, err);
+
+    if (code == LEVEE_OK) {
+        b->logging_try = b->try_;
+        code = rt_append(b->ctx, &b->frames[0], err);
+        crash_at(b->ctx->io, CP_BATCH_AFTER_RESULT);
+    }
+    return code;
+}
+
+int rt_batch_amend(struct rt_batch *b, struct levee_error *err)
+{
+    bool in_flight = b->logging_try > b->durable_try;
+
+    b->try_++;
+    return in_flight ? LEVEE_OK : log_try(b, false, err);
+}
+
 static int log_result(struct rt_batch *b, struct levee_error *err)
 {
     b->durable_task.run = run_durable;
+    b->logging_try = b->durable_try = b->try_; /* a replay's: from the log */
     if (b->logged && b->logged->has_result && b->compute.apply_only) {
         b->stage = RT_SINKING; /* both frames are in the log, and durable since recovery */
         rt_sinks_begin(b);
         return LEVEE_OK;
     }
     b->try_++;
-    int code = build_frames(b, !b->logged, err);
-    if (code == LEVEE_OK) {
-        b->stage = RT_RESULT_SYNC;
-        code = rt_append(b->ctx, &b->frames[0], err);
-        crash_at(b->ctx->io, CP_BATCH_AFTER_RESULT);
-    }
-    return code;
+    b->stage = RT_RESULT_SYNC;
+    return log_try(b, !b->logged, err);
 }
 
 static int computed(struct rt_batch *b, struct levee_error *err)
@@ -355,7 +366,7 @@ static int computed(struct rt_batch *b, struct levee_error *err)
     int code;
 
     b->computed_ns = ctx->io->ops->now_ns(ctx->io);
-    if ((code = positions_move_on(b, err)) || (code = keep_dead_letters(b, err))) {
+    if ((code = positions_move_on(b, err)) || (code = rt_letters_computed(b, err))) {
         return code;
     }
     ctx->last_batch = b->header.id;

@@ -24,12 +24,18 @@ static void node_name(const levee_stream *n, char out[NAME_MAX_])
 }
 _Static_assert(sizeof((levee_stream *)0)->uid == NAME_MAX_, "a uid fits a name");
 
-static uint32_t node_hash(const levee_stream *n, uint32_t half)
+uint32_t rt_node_hash(const levee_stream *n, uint32_t half)
 {
     char name[NAME_MAX_];
 
     node_name(n, name);
     return (uint32_t)hash64(name, strlen(name), half);
+}
+
+void rt_decision_name(struct rt_decision *d, const levee_stream *node, uint32_t half)
+{
+    d->node_uid_hash = rt_node_hash(node, half);
+    node_name(node, d->uid);
 }
 
 /* The first decision at or after a place, in the order they are sorted by. */
@@ -72,7 +78,7 @@ bool rt_call_decided(const struct rt_worker *w, const levee_stream *node, uint32
     if (c->apply_count == 0) {
         return false;
     }
-    uint32_t hash = node_hash(node, half);
+    uint32_t hash = rt_node_hash(node, half);
     size_t at = decisions_from(c, hash, partition, 0);
     return at < c->apply_count && c->apply[at].node_uid_hash == hash &&
            c->apply[at].partition == partition;
@@ -137,8 +143,7 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
     if (c->apart) {
         return earlier < 0 ? earlier : LEVEE_ENOMEM;
     }
-    struct rt_decision d = {.node_uid_hash = node_hash(c->node, c->half),
-                            .partition = c->partition,
+    struct rt_decision d = {.partition = c->partition,
                             .index = index,
                             .code = earlier,
                             .attempts = earlier < 0,
@@ -146,7 +151,7 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
                             .value = input->value};
     size_t mark = c->out->count;
 
-    node_name(c->node, d.uid);
+    rt_decision_name(&d, c->node, c->half);
     const struct rt_decision *old = c->may_decide ? decision_of(compute, &d) : NULL;
     if (old) {
         d.code = old->code;

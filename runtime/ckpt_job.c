@@ -79,10 +79,11 @@ static bool gather_small(levee_context *ctx, struct buf *b)
     char key[96];
     bool ok;
 
-    buf_clear(b);
-    buf_u64(b, ctx->dead_letter_count);
-    buf_put(b, ctx->dead_letters.data, ctx->dead_letters.len);
-    ok = !b->failed && add_item(c, false, "s/dead", buf_view(b));
+    /* The letters become an item when the candidate is published: some may still be added. */
+    c->letters.count = ctx->letters.count;
+    buf_clear(&c->letters.bytes);
+    buf_put(&c->letters.bytes, ctx->letters.bytes.data, ctx->letters.bytes.len);
+    ok = !c->letters.bytes.failed;
     for (size_t i = 0; i < g->source_count && ok; i++) {
         buf_clear(b);
         rt_source_encode(g->sources[i]->source, b);
@@ -197,7 +198,7 @@ int rt_ckpt_gather(levee_context *ctx, struct levee_error *err)
     if (!ok) {
         return err_nomem(err, items * sizeof *c->small);
     }
-    qsort(c->small, c->small_count, sizeof *c->small, item_order);
+    c->has_letters = false;
     c->stage = RT_CKPT_GATHERED;
     c->gathered_ns = ctx->io->ops->now_ns(ctx->io);
     crash_at(ctx->io, CP_CKPT_AFTER_GATHER);
@@ -236,14 +237,34 @@ static int retain(struct rt_ckpt *c, struct levee_error *err)
     return code;
 }
 
+/* Once per candidate: its batch is done, so no letter will be added any more. */
+static int add_letters(struct rt_ckpt *c, struct levee_error *err)
+{
+    struct buf b = {0};
+    bool ok = true;
+
+    if (!c->has_letters) {
+        rt_letters_encode(&c->letters, &b);
+        ok = !b.failed && add_item(c, false, "s/dead", buf_view(&b));
+        qsort(c->small, c->small_count, sizeof *c->small, item_order);
+        c->has_letters = ok;
+    }
+    buf_release(&b);
+    return ok ? LEVEE_OK : err_nomem(err, c->letters.bytes.len);
+}
+
 static int publish(levee_context *ctx, struct levee_error *err)
 {
     struct rt_ckpt *c = &ctx->ckpt;
     size_t metas = c->meta_count;
+    int code = add_letters(c, err);
 
     /* Known only now: everything the candidate rests on is durable. */
-    if (!add_u64(c, REC_META_DURABLE_LSN, wal_durable_lsn(ctx->wal))) {
-        return err_nomem(err, 64);
+    if (code == LEVEE_OK && !add_u64(c, REC_META_DURABLE_LSN, wal_durable_lsn(ctx->wal))) {
+        code = err_nomem(err, 64);
+    }
+    if (code) {
+        return code;
     }
     qsort(c->meta, c->meta_count, sizeof *c->meta, item_order);
     struct ckpt_content content = {
@@ -256,7 +277,7 @@ static int publish(levee_context *ctx, struct levee_error *err)
         .tables = c->tables,
         .table_count = c->table_count,
     };
-    int code = ckpt_publish(&c->store, &content, c->replay_from, &c->published, err);
+    code = ckpt_publish(&c->store, &content, c->replay_from, &c->published, err);
     if (code) { /* for the next try the late item is made again */
         for (size_t i = 0; i < c->meta_count; i++) {
             if (slice_eq(c->meta[i].key, slice_str(REC_META_DURABLE_LSN))) {
@@ -427,5 +448,6 @@ void rt_ckpt_release(levee_context *ctx)
     c->fold = NULL;
     drop_candidate(c);
     arena_release(&c->arena);
+    buf_release(&c->letters.bytes);
     ckpt_store_release(&c->store);
 }

@@ -108,18 +108,6 @@ static int load_tables(struct loading *l, struct levee_slice value, struct levee
                  : LEVEE_OK;
 }
 
-static int load_dead(levee_context *ctx, struct levee_slice value, struct levee_error *err)
-{
-    struct cursor c = cursor_of(value);
-
-    ctx->dead_letter_count = cur_u64(&c);
-    if (c.bad) {
-        return err_set(err, LEVEE_ECKPT_CORRUPT, "stored dead letters do not parse");
-    }
-    buf_put(&ctx->dead_letters, c.p, cur_left(&c));
-    return ctx->dead_letters.failed ? err_nomem(err, value.len) : LEVEE_OK;
-}
-
 static int on_meta(struct loading *l, struct levee_slice key, struct levee_slice value)
 {
     levee_context *ctx = l->ctx;
@@ -151,7 +139,7 @@ static int on_item(void *arg, enum ckpt_db db, struct levee_slice key, struct le
         return load_tables(l, value, err);
     }
     if (slice_eq(key, slice_str("s/dead"))) {
-        return load_dead(l->ctx, value, err);
+        return rt_letters_decode(&l->ctx->letters, value, err);
     }
     return LEVEE_OK; /* a later minor version's item */
 }

@@ -298,7 +298,7 @@ void levee_free(levee_context *ctx)
     if (ctx->dir_open) {
         rec_dir_close(&ctx->dir);
     }
-    buf_release(&ctx->dead_letters);
+    buf_release(&ctx->letters.bytes);
     for (size_t i = ctx->owned_count; i-- > 0;) {
         ctx->owned[i].destructor(ctx->owned[i].arg);
     }

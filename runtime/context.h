@@ -130,6 +130,10 @@ struct rt_sink {
     bool waiting_reported;
     int code;
     struct levee_error err;
+    struct levee_refusal *refusals; /* code SINK_REFUSED: which records */
+    size_t refusal_count, refusal_cap;
+    uint64_t refused_batch; /* the newest of which it refused something … */
+    uint32_t refused_try;   /* … and the try that says so */
 };
 
 /* ---- batches ---- */
@@ -170,8 +174,11 @@ struct rt_batch {
     struct rt_input *inputs;
     struct rt_source_range *ranges;
     size_t range_count;
-    struct rt_logged_batch *logged; /* replay: what the log says; owned */
-    uint32_t try_;
+    struct rt_logged_batch *logged;          /* replay: what the log says; owned */
+    uint32_t try_, logging_try, durable_try; /* newest; on its way into the log; in it */
+    struct rt_decision *refusals;            /* what sinks would not take, in order of place */
+    size_t refusal_count, refusal_cap;
+    struct arena letters; /* values of records for sinks that take dead letters */
     struct buf open_bytes, result_bytes;
     struct wal_frame *frames; /* the chain that makes OPEN and RESULT durable */
     size_t frame_count;
@@ -182,6 +189,12 @@ struct rt_batch {
     bool *sink_done; /* by sink ordinal */
     uint64_t submitted_ns, started_ns, computed_ns;
     uint64_t records;
+};
+
+/* ---- dead letters (letters.c) ---- */
+struct rt_letters { /* stored whole in every version, bounded by count and bytes */
+    struct buf bytes;
+    uint64_t count;
 };
 
 /* ---- checkpoints in the making (ckpt_job.c) ---- */
@@ -196,7 +209,9 @@ struct rt_ckpt {
     size_t table_count;
     struct ckpt_item *small, *meta;
     size_t small_count, meta_count;
-    struct arena arena; /* of small and meta */
+    struct arena arena;        /* of small and meta */
+    struct rt_letters letters; /* those up to the candidate's batch */
+    bool has_letters;          /* … are among the small items */
     uint64_t gathered_ns;
     struct io_task task, reply, timer;
     struct ckpt_version published;
@@ -263,8 +278,7 @@ struct levee_context {
 
     struct rt_ckpt ckpt;
     uint64_t last_ckpt_ns;
-    struct buf dead_letters; /* encoded, stored whole in every version, bounded by count */
-    uint64_t dead_letter_count;
+    struct rt_letters letters;
 
     _Atomic uint64_t buffered; /* bytes of blocks in memory */
     _Atomic uint64_t buffered_max;
@@ -345,6 +359,17 @@ void rt_sinks_begin(
 void rt_sinks_next(levee_context *ctx); /* idle sinks take the oldest batch they lack */
 bool rt_sinks_idle(levee_context *ctx);
 
+/* ---- letters.c ---- */
+/* The letters of a batch that was just computed; what its first run's sinks refused is taken out of
+ * their outputs again. */
+int rt_letters_computed(struct rt_batch *b, struct levee_error *err);
+/* s->refusals of s->batch become dead letters, and BATCH_RESULT is amended; or, by policy, the
+ * sink's error is given back. */
+int rt_letters_refused(struct rt_sink *s, struct levee_error *err);
+bool rt_takes_letters(const struct rt_sink *s);
+void rt_letters_encode(const struct rt_letters *l, struct buf *ret);
+int rt_letters_decode(struct rt_letters *l, struct levee_slice bytes, struct levee_error *err);
+
 /* ---- slice.c ---- */
 void rt_slices_answer(levee_context *ctx); /* loop */
 
@@ -356,6 +381,8 @@ void rt_fail(levee_context *ctx,
 int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t time_ms,
                   uint32_t ticks, struct levee_error *err);
 void rt_batch_free(struct rt_batch *b);
+/* Logs the result again, as a later try. */
+int rt_batch_amend(struct rt_batch *b, struct levee_error *err);
 void rt_hint(levee_context *ctx, uint16_t type, uint64_t seq); /* a frame nobody waits for */
 void rt_loop_init(levee_context *ctx);
 /* Appends hints, then frames, in one chain. */

@@ -24,7 +24,8 @@ enum rt_kind { /* the four words of design 4b, and both ends */
                RT_EXCHANGE,
                RT_KEYED,
                RT_RETAINED,
-               RT_SINK
+               RT_SINK,
+               RT_LETTERS /* dead letters: only sinks take them, and the batch fills those */
 };
 
 /* What an operator is to plan and executor: private to runtime/operators and the executor, see
@@ -118,6 +119,10 @@ struct rt_decision {
     struct levee_slice key, value; /* of the record; NULL when read back from the log */
     char uid[65];                  /* node's uid or "#id:name" */
 };
+/* Sets node_uid_hash and uid. half: 0, or 1 for the second function of a node that has two. */
+void rt_decision_name(struct rt_decision *d, const levee_stream *node, uint32_t half);
+uint32_t rt_node_hash(const levee_stream *node, uint32_t half);
+int rt_decision_order(const struct rt_decision *a, const struct rt_decision *b);
 struct rt_input {
     struct rt_block *const
         *blocks; /* in LSN order; partition p of the source = its blocks with ->partition == p */
@@ -164,6 +169,8 @@ void rt_engine_stop(struct rt_engine *e);
 void rt_engine_close(struct rt_engine *e); /* NULL is fine; no compute may be running */
 /* Starts computing; one at a time. Thread: loop. */
 void rt_engine_compute(struct rt_engine *e, struct rt_compute *c);
+/* An output was changed: its digest and number of records are taken anew. Thread: loop. */
+void rt_run_digest(struct rt_compute *c, size_t sink);
 /* Frees arenas and results of a compute that is done. Thread: loop. */
 void rt_compute_release(struct rt_engine *e, struct rt_compute *c);
 /* Is a batch of this time needed although there is no input: for a function that is called for

@@ -255,7 +255,7 @@ static int finish_tree(struct rt_worker *w)
 
 /* Over key, value and time of every record in order. Lengths are part of each hash, and what is
  * absent differs from what is empty. */
-static uint64_t digest_records(const struct rt_records *r)
+uint64_t rt_records_digest(const struct rt_records *r)
 {
     uint64_t h = 1;
 
@@ -279,7 +279,7 @@ static void digest_outputs(struct rt_worker *w)
         if (s->node->kind == RT_SINK) {
             uint32_t sink = s->node->ordinal;
             w->run->part_digests[sink][partition] =
-                digest_records(&w->run->outputs[sink].parts[partition]);
+                rt_records_digest(&w->run->outputs[sink].parts[partition]);
         }
     }
 }

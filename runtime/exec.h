@@ -105,6 +105,7 @@ void rt_run_free(const struct rt_engine *e, struct rt_run *r);
 /* Empties it; its memory stays. */
 void rt_run_reset(const struct rt_engine *e, struct rt_run *r);
 /* Fills in the compute's results. Errors: NOMEM. */
+uint64_t rt_records_digest(const struct rt_records *r);
 int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_error *err);
 
 /* ---- workers ---- */

@@ -3,6 +3,8 @@
  * lists are counted; everything is bounds-checked on the way back. Batch ids travel in the frame's
  * seq as well, so recovery needs no decoder.
  */
+#include <stdlib.h>
+
 #include "runtime/context.h"
 
 #define FRAMES_VERSION 1u
@@ -128,10 +130,18 @@ void rt_result_encode(const struct rt_batch *b, const char *program, uint64_t st
         buf_u64(ret, cp->digests[i]);
         buf_varint(ret, cp->output_records[i]);
     }
-    buf_varint(ret, cp->decision_count);
+    buf_varint(ret, cp->decision_count + b->refusal_count);
     for (size_t i = 0; i < cp->decision_count; i++) {
         rt_decision_encode(&cp->decisions[i], ret);
     }
+    for (size_t i = 0; i < b->refusal_count; i++) {
+        rt_decision_encode(&b->refusals[i], ret);
+    }
+}
+
+static int by_place(const void *a, const void *b)
+{
+    return rt_decision_order(a, b);
 }
 
 static int decode_sinks_and_decisions(struct cursor *c, struct rt_logged_batch *ret,
@@ -166,6 +176,7 @@ static int decode_sinks_and_decisions(struct cursor *c, struct rt_logged_batch *
             return bad_payload("BATCH_RESULT", cur_left(c), err);
         }
     }
+    qsort(ret->decisions, decisions, sizeof *ret->decisions, by_place);
     return LEVEE_OK;
 }
 

@@ -164,6 +164,9 @@ levee_stream *rt_graph_add(struct rt_graph *g, enum rt_kind kind, const char *na
         return rt_graph_fail(g, file, line, LEVEE_EGRAPH, "%s: a graph has at most %u nodes", name,
                              NODES_MAX);
     }
+    if (parent_count && parents[0] && parents[0]->kind == RT_LETTERS && kind != RT_SINK) {
+        return rt_graph_fail(g, file, line, LEVEE_EGRAPH, "%s: only sinks take dead letters", name);
+    }
     if (!parents_ok(g, name, parents, parent_count, file, line) ||
         (need_uid && !uid_ok(g, name, uid, file, line))) {
         return NULL;

@@ -119,10 +119,8 @@ void rt_run_reset(const struct rt_engine *e, struct rt_run *r)
     r->compute = NULL;
 }
 
-static int by_place(const void *a, const void *b)
+int rt_decision_order(const struct rt_decision *x, const struct rt_decision *y)
 {
-    const struct rt_decision *x = a, *y = b;
-
     if (x->node_uid_hash != y->node_uid_hash) {
         return x->node_uid_hash < y->node_uid_hash ? -1 : 1;
     }
@@ -130,6 +128,11 @@ static int by_place(const void *a, const void *b)
         return x->partition < y->partition ? -1 : 1;
     }
     return (x->index > y->index) - (x->index < y->index);
+}
+
+static int by_place(const void *a, const void *b)
+{
+    return rt_decision_order(a, b);
 }
 
 static int collect_decisions(const struct rt_engine *e, struct rt_run *r, struct levee_error *err)
@@ -170,11 +173,20 @@ static void collect_output(struct rt_run *r, size_t sink)
     for (uint32_t p = 0; p < d->partitions; p++) {
         const uint64_t part = r->part_digests[sink][p];
         n += d->parts[p].count;
-        r->compute->bytes += d->parts[p].count * sizeof *d->parts[p].items;
         digest = d->parts[p].count ? hash64(&part, sizeof part, digest) : digest;
     }
     r->digests[sink] = n && digest == 0 ? 1 : digest; /* 0 says empty */
     r->output_records[sink] = n;
+}
+
+void rt_run_digest(struct rt_compute *c, size_t sink)
+{
+    struct rt_run *r = c->private_;
+
+    for (uint32_t p = 0; p < r->outputs[sink].partitions; p++) {
+        r->part_digests[sink][p] = rt_records_digest(&r->outputs[sink].parts[p]);
+    }
+    collect_output(r, sink);
 }
 
 int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_error *err)
@@ -185,6 +197,7 @@ int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_err
     c->bytes = 0;
     for (size_t i = 0; i < e->graph->sink_count; i++) {
         collect_output(r, i);
+        c->bytes += r->output_records[i] * sizeof(struct levee_record);
     }
     for (size_t i = 0; i < e->graph->source_count; i++) {
         for (size_t b = 0; b < c->inputs[i].count; b++) {

@@ -204,6 +204,21 @@ static int take_note(struct rt_sink *s, struct levee_error *err)
     return s->fresh_note.failed ? err_nomem(err, n) : LEVEE_OK;
 }
 
+/* Which records the sink will not take. The code stays what it is, or is NOMEM. */
+static int take_refusals(struct rt_sink *s, struct levee_error *err)
+{
+    size_t n = s->ops->refused(s->self, NULL, 0);
+    void *list = s->refusals;
+
+    if (!mem_grow(&list, &s->refusal_cap, n + 1, sizeof *s->refusals)) {
+        return err_nomem(err, n * sizeof *s->refusals);
+    }
+    s->refusals = list;
+    s->refusal_count = s->ops->refused(s->self, s->refusals, n);
+    ASSERT(s->refusal_count == n);
+    return LEVEE_ESINK_REFUSED;
+}
+
 static int run_batch(struct rt_sink *s, struct levee_error *err)
 {
     struct rt_batch *b = s->batch;
@@ -220,8 +235,13 @@ static int run_batch(struct rt_sink *s, struct levee_error *err)
         return code;
     }
     int code = write_batch(s, &token, data, &unclear, err);
-    if (unclear && s->ops->last_token) {
+    /* A place that several processes reach is asked who owns it before anything is begun there
+     * again, also when nothing was committed: whatever failed may have failed because of them. */
+    if ((unclear && s->ops->last_token) || (code && s->ops->settle)) {
         s->settled = false;
+    }
+    if (code == LEVEE_ESINK_REFUSED && s->ops->refused) {
+        return take_refusals(s, err);
     }
     if (code == LEVEE_OK && (code = take_note(s, err)) != LEVEE_OK) {
         s->settled = false; /* it is committed: the token will say so */
@@ -411,6 +431,11 @@ static void run_reply(struct io_task *t)
     s->used_ns = ctx->io->ops->now_ns(ctx->io);
     if (s->code == LEVEE_OK) {
         s->code = finish_job(s);
+    } else if (s->code == LEVEE_ESINK_REFUSED && s->job == RT_SINK_BATCH && s->ops &&
+               s->ops->refused) {
+        s->code = rt_letters_refused(s, &s->err);
+        s->refused_batch = s->batch->header.id;
+        s->refused_try = s->batch->try_;
     }
     s->batch = NULL; /* whose turn it is, is looked up anew: it may turn out to be there already */
     bool ending = ctx->failed || ctx->stop_requested;
@@ -464,6 +489,19 @@ void rt_sinks_begin(struct rt_batch *b)
     }
 }
 
+/* A refusal is durable before the batch is offered again (4d.5), and a batch's letters are complete
+ * when every other sink has it. */
+static bool may_begin(const struct rt_batch *b, const struct rt_sink *s)
+{
+    const struct rt_graph *g = b->ctx->graph;
+    size_t others = 0;
+
+    for (size_t i = 0; i < g->sink_count && rt_takes_letters(s); i++) {
+        others += !b->sink_done[i] && !rt_takes_letters(g->sinks[i]->sink);
+    }
+    return others == 0 && (b->header.id != s->refused_batch || b->durable_try >= s->refused_try);
+}
+
 /* The oldest batch this sink lacks, if its turn has come. */
 static struct rt_batch *next_batch(levee_context *ctx, struct rt_sink *s)
 {
@@ -477,7 +515,7 @@ static struct rt_batch *next_batch(levee_context *ctx, struct rt_sink *s)
             b->sinks_left--;
         }
         if (!b->sink_done[s->ordinal]) {
-            return b;
+            return may_begin(b, s) ? b : NULL;
         }
     }
     return NULL;
@@ -557,6 +595,7 @@ void rt_sink_free(struct rt_sink *s)
     }
     buf_release(&s->note);
     buf_release(&s->fresh_note);
+    mem_free(s->refusals);
     mem_free(s);
 }
 

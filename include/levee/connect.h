@@ -126,6 +126,12 @@ enum levee_token_state {
 
 #define LEVEE_SINK_NOTE_MAX 65536 /* bytes */
 
+/* A record that the place will not take, however often it is offered: too long, malformed. */
+struct levee_refusal {
+    uint64_t index; /* the how-manieth record that was written since begin, from 0 */
+    int code;       /* the place's own; what a dead letter shows */
+};
+
 /*
  * All calls of one sink come from one thread at a time, in the order open, last_token, (begin,
  * write*, commit | abort)*, close. Errors: LEVEE_CLASS_RETRY is tried again with back-off, "waiting
@@ -172,6 +178,13 @@ struct levee_sink_ops {
     /* Called when there was nothing to commit for refresh_ms, so that the token does not expire. */
     int (*refresh)(void *self, struct levee_error *err);
     uint32_t refresh_ms;
+
+    /* After write or commit gave SINK_REFUSED: how many records the place refuses, and the first
+     * `cap` of them. If the options say so they become dead letters (`on_failure`), the batch's
+     * result is logged anew without them, and the batch is written again with the same token but
+     * another digest, even if nothing is left of it; otherwise the context stops with the error.
+     * Nothing of the failed try may show. NULL: refuses nothing. */
+    size_t (*refused)(void *self, struct levee_refusal *out, size_t cap);
 };
 LEVEE_API int levee_sink_at(levee_stream *s, const char *uid, const struct levee_sink_ops *ops,
                             void *self, const char *file, int line);

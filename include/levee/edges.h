@@ -40,6 +40,32 @@ LEVEE_API const struct levee_record *levee_batch_records(const levee_batch *batc
 LEVEE_API int levee_print_at(levee_stream *s, size_t n, const char *file, int line);
 #define levee_print(s, n) levee_print_at(s, n, LEVEE_AT)
 
+/* A record that a function (LEVEE_DEAD_LETTER) or a sink would not take. */
+struct levee_dead_letter {
+    char uid[65]; /* of the operator or sink; an operator without one: "#place:name" */
+    uint64_t batch;
+    uint32_t partition; /* of its input */
+    uint64_t index;     /* in that partition */
+    int code;           /* what the function returned, or the sink's reason */
+    uint32_t attempts;
+    struct levee_slice key, value; /* the record's; views */
+};
+/* The dead letters of each batch, once it is clear which they are: a stream for sinks only
+ * (levee_kafka_sink sends key and value with the rest as headers; other sinks find the rest with
+ * levee_dead_letter_of). Exactly as often as the sink. Without a sink the context stores them in
+ * its checkpoints, 100,000 at most. */
+LEVEE_API levee_stream *levee_dead_letters_at(levee_context *ctx, const char *file, int line);
+#define levee_dead_letters(ctx) levee_dead_letters_at(ctx, LEVEE_AT)
+/* Opens a record of that stream; false: it is none. */
+LEVEE_API bool levee_dead_letter_of(const struct levee_record *record,
+                                    struct levee_dead_letter *ret);
+/* Every stored letter, oldest first, until `each` returns other than 0, which is returned. Only
+ * after levee_await returned. Errors: STATE. */
+LEVEE_API int levee_dead_letters_each(levee_context *ctx,
+                                      int (*each)(void *arg,
+                                                  const struct levee_dead_letter *letter),
+                                      void *arg, struct levee_error *err);
+
 enum levee_value_format { LEVEE_VALUE_TEXT = 0, LEVEE_VALUE_I64, LEVEE_VALUE_F64 };
 
 struct levee_file_sink_options {

@@ -93,6 +93,8 @@ enum levee_class {
     X(RECOVERY_STUCK, -309, REFUSED, "recovery cannot decide", "see the facts named")              \
     X(SINK_FENCED, -310, FATAL, "another process has taken over this sink",                        \
       "let one process run per context; see who, below")                                           \
+    X(SINK_REFUSED, -311, FATAL, "a sink refuses records of a batch",                              \
+      "correct the records, or choose dead letters")                                               \
     X(GRAPH, -400, MISUSE, "the graph is not valid", "correct the graph")                          \
     X(GRAPH_UID, -401, MISUSE, "a uid is missing, malformed or used twice", "give it a uid")       \
     X(GRAPH_FROZEN, -402, MISUSE, "the graph is frozen after start", "build it in setup")          \

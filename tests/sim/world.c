@@ -12,6 +12,8 @@ struct world {
     levee_context *ctx;
     levee_stream *source;
     struct remote remote;
+    struct letters letters;
+    bool emitted[WORLD_WORDS][WORLD_RECORDS + 1]; /* totals that the files have ever shown */
     uint64_t rng;
     int words[WORLD_RECORDS];          /* what record i holds */
     uint64_t pushed;                   /* in this life */
@@ -42,112 +44,6 @@ static bool broken(struct world *w, const char *fmt, ...)
     return false;
 }
 
-static const char *word_text(int i)
-{
-    static const char *const texts[WORLD_WORDS] = {"ash",     "birch", "cedar",
-                                                   "dogwood", "elm",   "fir"};
-
-    return texts[i];
-}
-
-static int word_index(struct levee_slice s)
-{
-    for (int i = 0; i < WORLD_WORDS; i++) {
-        if (slice_eq(s, slice_str(word_text(i)))) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-/* ---- the remote sink ---- */
-
-static bool chance(struct remote *r, uint32_t per_mille)
-{
-    return rng_next(&r->rng) % 1000 < per_mille;
-}
-
-static int remote_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                        struct levee_error *err)
-{
-    struct remote *r = self;
-
-    if (chance(r, r->refuse_per_mille)) {
-        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
-    }
-    *ret_state = r->token_batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = (struct levee_token){.batch = r->token_batch, .epoch = r->token_epoch};
-    return LEVEE_OK;
-}
-
-static int remote_begin(void *self, const struct levee_token *t, struct levee_error *err)
-{
-    struct remote *r = self;
-
-    if (chance(r, r->refuse_per_mille)) {
-        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
-    }
-    memset(r->staged_set, 0, sizeof r->staged_set);
-    r->staged_batch = t->batch;
-    r->staged_epoch = t->epoch;
-    return LEVEE_OK;
-}
-
-static int remote_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                        struct levee_error *err)
-{
-    struct remote *r = self;
-
-    (void)partition;
-    for (size_t i = 0; i < n; i++) {
-        int k = word_index(records[i].key);
-        if (k < 0 || r->staged_set[k]) {
-            return err_set(err, LEVEE_ESINK_FAILED,
-                           "remote sink: a word is unknown or twice in one batch");
-        }
-        r->staged_set[k] = true;
-        r->staged[k] = levee_i64(records[i].value);
-    }
-    return LEVEE_OK;
-}
-
-static int remote_commit(void *self, struct levee_error *err)
-{
-    struct remote *r = self;
-
-    if (chance(r, r->refuse_per_mille)) {
-        return err_set(err, LEVEE_ECONNECTION, "remote sink away");
-    }
-    if (r->staged_batch <= r->token_batch || r->staged_epoch < r->token_epoch) {
-        return err_set(err, LEVEE_ESINK_FAILED, "remote sink: batch %llu again or by an older life",
-                       (unsigned long long)r->staged_batch);
-    }
-    for (int k = 0; k < WORLD_WORDS; k++) {
-        if (r->staged_set[k]) {
-            if (r->staged[k] <= r->totals[k]) {
-                return err_set(err, LEVEE_ESINK_FAILED, "remote sink: %s goes from %lld to %lld",
-                               word_text(k), (long long)r->totals[k], (long long)r->staged[k]);
-            }
-            r->totals[k] = r->staged[k];
-        }
-    }
-    r->token_batch = r->staged_batch;
-    r->token_epoch = r->staged_epoch;
-    r->commits++;
-    return chance(r, r->unclear_per_mille)
-               ? err_set(err, LEVEE_ECONNECTION, "remote sink: answer lost")
-               : LEVEE_OK;
-}
-
-static const struct levee_sink_ops remote_ops = {
-    .version = 1,
-    .kind = LEVEE_SINK_TRANSACTIONAL,
-    .last_token = remote_token,
-    .begin = remote_begin,
-    .write = remote_write,
-    .commit = remote_commit,
-};
-
 /* ---- the job ---- */
 
 static int split(levee_output *out, const struct levee_record *line, void *arg)
@@ -165,6 +61,7 @@ static int setup(levee_context *ctx, void *arg, struct levee_error *err)
     levee_stream *totals = levee_update_state_by_key(levee_reduce_by_key(words, &levee_sum_i64),
                                                      "totals", NULL, levee_update_sum_i64, NULL);
     (void)levee_sink(totals, "remote", &remote_ops, &w->remote);
+    (void)levee_sink(levee_dead_letters(ctx), "letters", &letters_ops, &w->letters);
     (void)levee_file_sink(
         totals, "files",
         &(struct levee_file_sink_options){.path = OUTPUT, .value = LEVEE_VALUE_I64});
@@ -201,6 +98,7 @@ static struct levee_options options_of(struct world *w)
         .log = quiet,
         .log_arg = w,
         .guarantee = LEVEE_EXACTLY_ONCE,
+        .on_failure = LEVEE_DEAD_LETTER,
         .testing = w->sim,
         .program_id = "world",
     };
@@ -228,7 +126,7 @@ static bool push_some(struct world *w)
 
     n = n < left ? n : left;
     for (uint64_t i = 0; i < n; i++) {
-        (void)snprintf(text[i], sizeof text[i], " %s ", word_text(w->words[w->pushed + i]));
+        (void)snprintf(text[i], sizeof text[i], " %s ", world_word(w->words[w->pushed + i]));
         r[i] = (struct levee_record){.value = slice_str(text[i])};
     }
     struct levee_error err = {0};
@@ -251,7 +149,7 @@ static bool take_line(struct world *w, const char *line, size_t len, int64_t tot
                       uint64_t batch)
 {
     const char *tab = memchr(line, '\t', len);
-    int k = tab ? word_index(slice_of(line, (size_t)(tab - line))) : -1;
+    int k = tab ? world_word_index(slice_of(line, (size_t)(tab - line))) : -1;
 
     if (k < 0) {
         return broken(w, "batch %llu: strange line %.*s", (unsigned long long)batch, (int)len,
@@ -260,9 +158,14 @@ static bool take_line(struct world *w, const char *line, size_t len, int64_t tot
     int64_t total = strtoll(tab + 1, NULL, 10);
     if (total <= totals[k]) {
         return broken(w, "batch %llu: %s goes from %lld to %lld", (unsigned long long)batch,
-                      word_text(k), (long long)totals[k], (long long)total);
+                      world_word(k), (long long)totals[k], (long long)total);
+    }
+    if (total > WORLD_RECORDS) {
+        return broken(w, "batch %llu: %s %lld was never sent", (unsigned long long)batch,
+                      world_word(k), (long long)total);
     }
     totals[k] = total;
+    w->emitted[k][total] = true;
     return true;
 }
 
@@ -375,9 +278,19 @@ static bool check_end(struct world *w)
         return false;
     }
     for (int k = 0; k < WORLD_WORDS; k++) {
-        if (files[k] != want[k] || w->remote.totals[k] != want[k]) {
-            return broken(w, "%s: sent %lld, files say %lld, the remote sink %lld", word_text(k),
-                          (long long)want[k], (long long)files[k], (long long)w->remote.totals[k]);
+        if (files[k] != want[k]) {
+            return broken(w, "%s: sent %lld, files say %lld", world_word(k), (long long)want[k],
+                          (long long)files[k]);
+        }
+        for (int64_t t = 1; t <= want[k]; t++) {
+            bool out = w->emitted[k][t], refused = remote_refuses(k, t);
+            if (w->remote.seen[k][t] != (out && !refused) ||
+                w->letters.seen[k][t] != (out && refused)) {
+                return broken(w, "%s %lld was%s emitted; remote sink: %s, letters: %s",
+                              world_word(k), (long long)t, out ? "" : " not",
+                              w->remote.seen[k][t] ? "there" : "not there",
+                              w->letters.seen[k][t] ? "there" : "not there");
+            }
         }
     }
     return true;
@@ -481,8 +394,7 @@ bool world_run(const struct world_options *o, struct world_stats *stats, char wh
     w->stats = stats;
     w->why = why;
     w->rng = o->seed * 0x9e3779b97f4a7c15u + 1;
-    w->remote =
-        (struct remote){.rng = o->seed + 7, .unclear_per_mille = 60, .refuse_per_mille = 40};
+    remote_init(&w->remote, &w->letters, o->seed);
     for (uint32_t i = 0; i < o->records; i++) {
         w->words[i] = (int)pick(w, WORLD_WORDS);
     }

@@ -8,24 +8,7 @@
 
 #include "levee/testing.h"
 #include "runtime/context.h"
-
-#define WORLD_WORDS   6
-#define WORLD_RECORDS 400
-
-struct remote { /* a transactional sink on another machine: survives everything, answers unclearly
-                   at times */
-    uint64_t token_batch, token_epoch;
-    bool marked;
-    char context[33];
-    int64_t totals[WORLD_WORDS]; /* last total seen of each word */
-    bool staged_set[WORLD_WORDS];
-    int64_t staged[WORLD_WORDS];
-    uint64_t staged_batch, staged_epoch;
-    uint64_t rng;
-    uint32_t unclear_per_mille; /* commits that are applied but answer RETRY */
-    uint32_t refuse_per_mille;  /* calls that answer RETRY and do nothing */
-    uint64_t commits;
-};
+#include "tests/sim/remote.h"
 
 struct world_options {
     uint64_t seed;
