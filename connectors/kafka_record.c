@@ -34,6 +34,18 @@ void kafka_record_of(const rd_kafka_message_t *m, struct levee_record *ret)
     ret->time_ms = time_ms > 0 ? time_ms : 0;
 }
 
+static void put_head(struct buf *buf, unsigned flags, int32_t partition, int64_t offset,
+                     const char *topic, size_t headers)
+{
+    buf_u8(buf, ENVELOPE_MAGIC);
+    buf_u8(buf, ENVELOPE_VERSION);
+    buf_u8(buf, (uint8_t)flags);
+    buf_u32(buf, (uint32_t)partition);
+    buf_u64(buf, (uint64_t)offset);
+    buf_slice(buf, slice_str(topic));
+    buf_varint(buf, headers);
+}
+
 bool kafka_envelope_put(const rd_kafka_message_t *m, const char *topic, struct buf *buf)
 {
     rd_kafka_timestamp_type_t type = RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
@@ -45,14 +57,10 @@ bool kafka_envelope_put(const rd_kafka_message_t *m, const char *topic, struct b
     (void)rd_kafka_message_timestamp(m, &type);
     bool any = rd_kafka_message_headers(m, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR;
     size_t n = any ? rd_kafka_header_cnt(headers) : 0;
-    buf_u8(buf, ENVELOPE_MAGIC);
-    buf_u8(buf, ENVELOPE_VERSION);
-    buf_u8(buf, (uint8_t)((m->payload ? HAS_VALUE : 0) |
-                          (type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME ? BROKER_TIME : 0)));
-    buf_u32(buf, (uint32_t)m->partition);
-    buf_u64(buf, (uint64_t)m->offset);
-    buf_slice(buf, slice_str(topic));
-    buf_varint(buf, n);
+    put_head(buf,
+             (m->payload ? HAS_VALUE : 0) |
+                 (type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME ? BROKER_TIME : 0),
+             m->partition, m->offset, topic, n);
     for (size_t i = 0; i < n; i++) {
         if (rd_kafka_header_get_all(headers, i, &name, &value, &len)) {
             buf->failed = true; /* the client cannot read its own message: no memory */
@@ -66,6 +74,28 @@ bool kafka_envelope_put(const rd_kafka_message_t *m, const char *topic, struct b
 }
 
 /* ---- the public side ---- */
+
+int levee_emit_kafka(levee_output *out, const struct levee_kafka_outgoing *m)
+{
+    struct buf b = {0};
+
+    put_head(&b, m->value.data ? HAS_VALUE : 0, m->has_partition ? m->partition : -1, -1, "",
+             m->header_count);
+    for (size_t i = 0; i < m->header_count; i++) {
+        buf_slice(&b, m->headers[i].name);
+        buf_slice(&b, m->headers[i].value);
+    }
+    buf_put(&b, m->value.data, m->value.len);
+    uint8_t *copy = b.failed ? NULL : levee_alloc(out, b.len);
+    if (!copy) {
+        buf_release(&b);
+        return LEVEE_ENOMEM;
+    }
+    memcpy(copy, b.data, b.len);
+    struct levee_record r = {.key = m->key, .value = slice_of(copy, b.len), .time_ms = m->time_ms};
+    buf_release(&b);
+    return levee_emit_record(out, &r);
+}
 
 static int not_an_envelope(void)
 {

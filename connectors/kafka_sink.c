@@ -6,21 +6,15 @@
  *   settle      is nobody newer there? init_transactions (whatever was open is aborted, older
  *               producers are fenced), then a first transaction with the token alone, so that
  *               processes of an older epoch see whom they have to give way to
- *   batch       begin · produce · token · commit
- *
- * Records are handed to the client without copying their values: they are views into the batch,
- * which is kept until commit or abort has returned, and both leave nothing in the client.
- *
- * The last record of a batch is held back until commit, because it carries the token as a header:
- * the second evidence for the case that the broker forgets the first (kafka_token.c).
+ *   batch       begin · produce · token · commit                kafka_batch.c
  */
 #include <stdio.h>
 
 #include "connectors/kafka_sink.h"
 
-#define TIMEOUT_MS   10000u
-#define REFRESH_MS   3600000u
-#define FULL_POLL_MS 10
+#define TIMEOUT_MS        10000u
+#define REFRESH_MS        3600000u
+#define TRANSACTION_BYTES (64u << 20)
 
 /* ---- open, tokens ---- */
 
@@ -84,8 +78,10 @@ static int ksink_open(void *self, const struct levee_token *identity, struct lev
     int code;
 
     s->identity = *identity;
-    (void)snprintf(s->transactional_id, sizeof s->transactional_id, "levee-%s-%s",
-                   identity->context, identity->uid);
+    for (unsigned i = 0; i < KSINK_PRODUCERS; i++) {
+        (void)snprintf(s->transactional_id[i], sizeof s->transactional_id[i], "levee-%s-%s%s",
+                       identity->context, identity->uid, i ? "-2" : "");
+    }
     if ((code = ksink_reader_open(s, err)) != LEVEE_OK) {
         return code;
     }
@@ -130,7 +126,7 @@ static int newer_life(struct kafka_sink *s, struct levee_error *err)
     }
     err_set(err, LEVEE_ESINK_FENCED, "another process of this context writes to Kafka topic %s",
             s->topic);
-    err_where(err, "group %s, transactional id %s", s->group, s->transactional_id);
+    err_where(err, "group %s, transactional id %s", s->group, s->transactional_id[0]);
     err_expected(err, "epoch %llu or lower", (unsigned long long)s->identity.epoch);
     err_found(err, "epoch %llu, batch %llu", (unsigned long long)t.epoch,
               (unsigned long long)t.batch);
@@ -155,14 +151,12 @@ static int first_token(struct kafka_sink *s, const struct levee_token *now, stru
     if (state == LEVEE_TOKEN_FOREIGN) {
         return LEVEE_OK; /* last_token says so again, and is judged */
     }
-    if (state == LEVEE_TOKEN_FOUND && t.batch > mine.batch) {
+    if (state == LEVEE_TOKEN_FOUND && ksink_token_newer(&t, &mine)) {
         /* Something was committed since it was judged: by our own earlier life, or by one that we
          * have just fenced and that knows more than we do. A token of ours here would lock that one
          * out as well, so it waits until this one is judged: the next batch carries our epoch. */
-        s->now = t;
         return LEVEE_OK;
     }
-    s->now = mine;
     if ((code = ksink_begin(s, err)) == LEVEE_OK) {
         code = ksink_commit(s, &mine, err);
     }
@@ -194,153 +188,32 @@ static int ksink_settle(void *self, const struct levee_token *now, struct levee_
     return code;
 }
 
-/* ---- a batch ---- */
-
-static int sink_begin(void *self, const struct levee_token *token, struct levee_error *err)
+int ksink_reopen(struct kafka_sink *s, struct levee_error *err)
 {
-    struct kafka_sink *s = self;
-    int code = LEVEE_OK;
+    struct levee_token before = s->there;
 
-    s->now = *token;
-    s->index = 0;
-    s->has_held = false;
-    if (!s->producer) { /* an abort closed it; with a token the runtime settles first */
-        code = ksink_producer_open(s, err);
+    if (s->at_least_once) {
+        return ksink_producer_open(s, err);
     }
-    return code ? code : ksink_begin(s, err);
-}
-
-/* The value as it is sent. As text it lies in scratch, and *ret_flags says that it must be copied.
- */
-static struct levee_slice value_of(struct kafka_sink *s, struct levee_slice v, int *ret_flags)
-{
-    char text[64];
-    int n = -1;
-
-    *ret_flags = 0;
-    if (!v.data || s->value == LEVEE_VALUE_TEXT) {
-        return v;
-    }
-    if (s->value == LEVEE_VALUE_I64 && v.len == 8) {
-        n = snprintf(text, sizeof text, "%lld", (long long)levee_i64(v));
-    } else if (s->value == LEVEE_VALUE_F64 && v.len == 8) {
-        n = snprintf(text, sizeof text, "%.17g", levee_f64(v));
-    }
-    if (n < 0) {
-        return v;
-    }
-    buf_clear(&s->scratch);
-    buf_put(&s->scratch, text, (size_t)n);
-    *ret_flags = RD_KAFKA_MSG_F_COPY;
-    return buf_view(&s->scratch);
-}
-
-static rd_kafka_resp_err_t produce_once(struct kafka_sink *s, const struct levee_record *r,
-                                        int32_t partition, const char *header)
-{
-    static const uint8_t empty;
-    int flags;
-    struct levee_slice v = value_of(s, r->value, &flags);
-    /* The client takes a NULL key for "none" and a NULL value for a tombstone. */
-    const uint8_t *key = r->key.data && !r->key.len ? &empty : r->key.data;
-    const uint8_t *value = v.data && !v.len ? &empty : v.data;
-
-    if (!header) {
-        return rd_kafka_produce(s->rkt, partition, flags, (void *)(uintptr_t)value, v.len, key,
-                                r->key.len, NULL) == 0
-                   ? RD_KAFKA_RESP_ERR_NO_ERROR
-                   : rd_kafka_last_error();
-    }
-    rd_kafka_vu_t vus[] = {
-        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = s->rkt},
-        {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = partition},
-        {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = flags},
-        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)value, v.len}},
-        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)key, r->key.len}},
-        {.vtype = RD_KAFKA_VTYPE_HEADER, .u.header = {KSINK_HEADER, header, -1}},
-        {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = s},
-    };
-    rd_kafka_error_t *e = rd_kafka_produceva(s->producer, vus, ARRAY_LEN(vus));
-    rd_kafka_resp_err_t code = e ? rd_kafka_error_code(e) : RD_KAFKA_RESP_ERR_NO_ERROR;
-    if (e) {
-        rd_kafka_error_destroy(e);
+    before.epoch = s->identity.epoch;
+    int code = ksink_settle(s, &before, err);
+    if (code == LEVEE_OK && ksink_token_newer(&s->there, &before)) {
+        ksink_producer_close(s); /* somebody was faster: the runtime settles and judges again */
+        code = ksink_error(s, KSINK_UNCLEAR, "opening it again", "a newer token is there", err);
     }
     return code;
-}
-
-/* With a key Java's murmur2 chooses the partition; without one the records go round, so that the
- * same batch gives the same places. */
-static int produce(struct kafka_sink *s, const struct levee_record *r, const char *header,
-                   struct levee_error *err)
-{
-    int32_t partition =
-        r->key.data ? RD_KAFKA_PARTITION_UA : (int32_t)(s->index % (uint64_t)s->partition_count);
-    uint64_t deadline = s->io->ops->now_ns(s->io) + (uint64_t)s->timeout_ms * 1000000u;
-    rd_kafka_resp_err_t code;
-
-    while ((code = produce_once(s, r, partition, header)) == RD_KAFKA_RESP_ERR__QUEUE_FULL &&
-           !s->delivery_error && s->io->ops->now_ns(s->io) < deadline) {
-        (void)rd_kafka_poll(s->producer, FULL_POLL_MS);
-    }
-    s->index++;
-    code = s->delivery_error ? s->delivery_error : code;
-    return code ? ksink_error(s, ksink_outcome_of(code, false, false, true), "producing a record",
-                              rd_kafka_err2str(code), err)
-                : LEVEE_OK;
-}
-
-static int sink_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                      struct levee_error *err)
-{
-    struct kafka_sink *s = self;
-    int code = LEVEE_OK;
-
-    (void)partition;
-    for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
-        if (s->has_held) {
-            code = produce(s, &s->held, NULL, err);
-        }
-        s->held = records[i];
-        s->has_held = true;
-    }
-    (void)rd_kafka_poll(s->producer, 0);
-    return code;
-}
-
-static int sink_commit(void *self, struct levee_error *err)
-{
-    struct kafka_sink *s = self;
-    char header[KSINK_TOKEN_TEXT];
-    int code = LEVEE_OK;
-
-    ksink_token_text(&s->now, header);
-    if (s->has_held) {
-        code = produce(s, &s->held, header, err);
-        s->has_held = false;
-    }
-    crash_at(s->io, CP_KSINK_AFTER_PRODUCE);
-    if (code == LEVEE_OK) {
-        code = s->at_least_once ? ksink_flush(s, err) : ksink_commit(s, &s->now, err);
-    }
-    if (code == LEVEE_OK) {
-        s->mark = s->mark_now;
-    }
-    return code;
-}
-
-static void sink_abort(void *self)
-{
-    ksink_producer_close(self); /* settle, or the next begin, makes a new one */
 }
 
 /* The token again in a transaction of its own, before the broker forgets it. */
 static int sink_refresh(void *self, struct levee_error *err)
 {
     struct kafka_sink *s = self;
+    struct levee_token token = s->there;
     int code = s->producer ? ksink_begin(s, err) : LEVEE_OK;
 
+    token.epoch = s->identity.epoch;
     if (s->producer && code == LEVEE_OK) {
-        code = ksink_commit(s, &s->now, err);
+        code = ksink_commit(s, &token, err);
     }
     if (code) {
         ksink_producer_close(s);
@@ -361,10 +234,8 @@ static void sink_destroy(void *self)
     struct kafka_sink *s = self;
 
     sink_close(s);
-    for (size_t i = 0; i < s->property_count; i++) {
-        mem_free(s->properties[i]);
-    }
-    mem_free(s->properties);
+    kafka_free_strings(s->properties, s->property_count);
+    mem_free(s->refusals);
     mem_free(s->brokers);
     mem_free(s->topic);
     mem_free(s->group);
@@ -382,11 +253,12 @@ static const struct levee_sink_ops transactional_ops = {
     .note = ksink_note,
     .search = ksink_search,
     .refresh = sink_refresh,
-    .begin = sink_begin,
-    .write = sink_write,
-    .commit = sink_commit,
-    .abort = sink_abort,
+    .begin = ksink_batch_begin,
+    .write = ksink_batch_write,
+    .commit = ksink_batch_commit,
+    .abort = ksink_batch_abort,
     .close = sink_close,
+    .refused = ksink_refused,
     .destroy = sink_destroy,
 };
 static const struct levee_sink_ops plain_ops = {
@@ -394,35 +266,35 @@ static const struct levee_sink_ops plain_ops = {
     .kind = LEVEE_SINK_AT_LEAST_ONCE,
     .open = ksink_open,
     .settle = ksink_settle,
-    .begin = sink_begin,
-    .write = sink_write,
-    .commit = sink_commit,
-    .abort = sink_abort,
+    .begin = ksink_batch_begin,
+    .write = ksink_batch_write,
+    .commit = ksink_batch_commit,
+    .abort = ksink_batch_abort,
     .close = sink_close,
+    .refused = ksink_refused,
     .destroy = sink_destroy,
 };
 
 static bool copy_strings(struct kafka_sink *s, const struct levee_kafka_sink_options *o)
 {
-    size_t n = 0;
     char group[280];
 
     (void)snprintf(group, sizeof group, "levee-sink-%s", o->topic);
     s->brokers = mem_strdup(o->brokers);
     s->topic = mem_strdup(o->topic);
     s->group = mem_strdup(group);
-    while (o->properties && o->properties[n]) {
-        n++;
-    }
-    s->properties = mem_zalloc((n + 1) * sizeof *s->properties);
-    for (size_t i = 0; s->properties && i < n; i++) {
-        s->properties[i] = mem_strdup(o->properties[i]);
-        if (!s->properties[i]) {
-            return false;
+    return s->brokers && s->topic && s->group &&
+           kafka_copy_strings(o->properties, &s->properties, &s->property_count);
+}
+
+static bool compresses(const struct kafka_sink *s)
+{
+    for (size_t i = 0; i < s->property_count; i++) {
+        if (strncmp(s->properties[i], "compression.", strlen("compression.")) == 0) {
+            return true;
         }
-        s->property_count++;
     }
-    return s->brokers && s->topic && s->group && s->properties;
+    return false;
 }
 
 static struct kafka_sink *sink_new(levee_stream *stream, const struct levee_kafka_sink_options *o)
@@ -434,6 +306,9 @@ static struct kafka_sink *sink_new(levee_stream *stream, const struct levee_kafk
     }
     s->io = rt_context_io(rt_stream_context(stream));
     s->value = o->value;
+    s->envelope = o->envelope;
+    s->letters = stream->kind == RT_LETTERS;
+    s->transaction_bytes = o->transaction_bytes ? o->transaction_bytes : TRANSACTION_BYTES;
     s->adopt = o->adopt;
     s->at_least_once = o->at_least_once;
     s->create_partitions = o->create_partitions;
@@ -445,6 +320,7 @@ static struct kafka_sink *sink_new(levee_stream *stream, const struct levee_kafk
         sink_destroy(s);
         return NULL;
     }
+    s->compresses = compresses(s);
     return s;
 }
 
@@ -453,9 +329,9 @@ static int check_properties(const struct kafka_sink *s, struct levee_error *err)
 {
     int code = LEVEE_OK;
 
-    for (int producer = 0; producer < 2 && code == LEVEE_OK; producer++) {
+    for (int which = KSINK_PRODUCER; which <= KSINK_READER && code == LEVEE_OK; which++) {
         rd_kafka_conf_t *conf = NULL;
-        code = ksink_conf(s, producer == 1, &conf, err);
+        code = ksink_conf(s, (enum ksink_client)which, &conf, err);
         if (code == LEVEE_OK) {
             rd_kafka_conf_destroy(conf);
         }

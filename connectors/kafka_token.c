@@ -23,10 +23,15 @@
 
 void ksink_token_text(const struct levee_token *t, char out[KSINK_TOKEN_TEXT])
 {
+    char part[32] = "";
+
+    if (t->records) {
+        (void)snprintf(part, sizeof part, " records=%" PRIu64, t->records);
+    }
     (void)snprintf(out, KSINK_TOKEN_TEXT,
                    "levee1 %s %s epoch=%" PRIu64 " batch=%" PRIu64 " time=%" PRId64
-                   " digest=%016" PRIx64,
-                   t->context, t->uid, t->epoch, t->batch, t->time_ms, t->digest);
+                   " digest=%016" PRIx64 "%s",
+                   t->context, t->uid, t->epoch, t->batch, t->time_ms, t->digest, part);
 }
 
 bool ksink_token_parse(const char *text, size_t len, struct levee_token *ret)
@@ -40,14 +45,29 @@ bool ksink_token_parse(const char *text, size_t len, struct levee_token *ret)
     memcpy(copy, text, len);
     copy[len] = 0;
     /* A number too large is a token that compares with nothing: it is refused by what it says. */
-    if (sscanf(copy, /* NOLINT(cert-err34-c) */
-               "levee1 %32[0-9a-f] %64[A-Za-z0-9._-] epoch=%" SCNu64 " batch=%" SCNu64
-               " time=%" SCNd64 " digest=%" SCNx64 "%c",
-               t.context, t.uid, &t.epoch, &t.batch, &t.time_ms, &t.digest, &end) != 6) {
+    int n = sscanf(copy, /* NOLINT(cert-err34-c) */
+                   "levee1 %32[0-9a-f] %64[A-Za-z0-9._-] epoch=%" SCNu64 " batch=%" SCNu64
+                   " time=%" SCNd64 " digest=%" SCNx64 "%c",
+                   t.context, t.uid, &t.epoch, &t.batch, &t.time_ms, &t.digest, &end);
+    if (n == 7 && end == ' ') { /* a batch in parts */
+        const char *part = strrchr(copy, ' ');
+        n = sscanf(part, " records=%" SCNu64 "%c", &t.records, &end) == 1 && t.records /* NOLINT */
+                ? 6
+                : 0;
+    }
+    if (n != 6) {
         return false;
     }
     *ret = t;
     return true;
+}
+
+bool ksink_token_newer(const struct levee_token *a, const struct levee_token *b)
+{
+    uint64_t part_a = a->records ? a->records : UINT64_MAX,
+             part_b = b->records ? b->records : UINT64_MAX;
+
+    return a->batch > b->batch || (a->batch == b->batch && part_a > part_b);
 }
 
 static bool is_ours(const struct kafka_sink *s, const struct levee_token *t)
@@ -79,6 +99,7 @@ int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
         *ret_state = s->adopt ? LEVEE_TOKEN_NEVER : LEVEE_TOKEN_FOREIGN;
     } else {
         *ret_state = LEVEE_TOKEN_FOUND;
+        s->there = *ret;
     }
     rd_kafka_topic_partition_list_destroy(list);
     return code;
@@ -195,7 +216,7 @@ static void look_at(struct scan *c, const rd_kafka_message_t *m)
         c->mark_seen = true;
         c->mark_differs = !ours || t.batch != mark->batch;
     }
-    if (ours && (!c->found || t.batch > c->newest.batch)) {
+    if (ours && (!c->found || ksink_token_newer(&t, &c->newest))) {
         c->found = true;
         c->newest = t;
         c->where = (struct ksink_position){m->partition, m->offset, t.batch};
@@ -349,8 +370,9 @@ int ksink_search(void *self, struct levee_slice note, uint64_t confirmed,
     *ret_token = c.found ? c.newest : s->identity;
     if (!c.found || c.newest.batch < confirmed) {
         ret_token->batch = confirmed; /* nothing was added behind what log or checkpoint know */
-        ret_token->digest = 0;
+        ret_token->digest = ret_token->records = 0;
     }
+    s->there = *ret_token;
     s->mark = c.found ? c.where : s->mark;
     *ret_state = LEVEE_TOKEN_FOUND;
     return LEVEE_OK;

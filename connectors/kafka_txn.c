@@ -1,5 +1,5 @@
 /*
- * The sink's producer and its transactions.
+ * The sink's producers and their transactions.
  *
  * A transactional call of the client has four kinds of answers, told apart by flags of the error
  * and by a few codes (ksink_outcome_of): try again, abort, fatal, fenced. Only "try again" is safe
@@ -7,6 +7,11 @@
  * second way would hardly ever run and never be trusted: the producer is destroyed, a new one is
  * initialised (which aborts what the old one left open, and fences whoever still uses it), and the
  * token is read back to learn whether the transaction went through.
+ *
+ * Two producers, used in turn. The broker answers a commit before the markers of the transaction
+ * are written, and lets the same transactional id begin the next only afterwards: with one id every
+ * transaction waits for the one before. Order is kept because commit is waited for before the other
+ * begins; and since either may have the newest token, both are initialised before it is read.
  *
  * Times. A transaction that stays open longer than transaction.timeout.ms is aborted by the broker,
  * which then refuses our epoch in the same words as if another process had fenced us; who it was
@@ -17,7 +22,8 @@
 
 #include "connectors/kafka_sink.h"
 
-#define STEP_MS 500 /* longest wait inside one call of the client */
+#define STEP_MS      500 /* longest wait inside one call of the client */
+#define INIT_STEP_MS 50
 
 /* ---- settings ---- */
 
@@ -42,71 +48,8 @@ static const char *const refused[] = {
     "group.instance.id",
     "allow.auto.create.topics",
     "delivery.report.only.error",
+    NULL,
 };
-
-static int set(rd_kafka_conf_t *conf, const char *name, const char *value, struct levee_error *err)
-{
-    char text[256];
-
-    if (rd_kafka_conf_set(conf, name, value, text, sizeof text) == RD_KAFKA_CONF_OK) {
-        return LEVEE_OK;
-    }
-    err_set(err, LEVEE_EINVALID, "the Kafka client refuses %s=%s", name, value);
-    err_found(err, "%s", text);
-    return LEVEE_EINVALID;
-}
-
-/* Properties that only producers know are not for the reader. */
-static bool producers_only(const char *name)
-{
-    static const char *const names[] = {"compression.codec",
-                                        "compression.type",
-                                        "compression.level",
-                                        "linger.ms",
-                                        "queue.buffering.max.ms",
-                                        "queue.buffering.max.messages",
-                                        "queue.buffering.max.kbytes",
-                                        "batch.num.messages",
-                                        "batch.size",
-                                        "retry.backoff.ms",
-                                        "retries",
-                                        "message.send.max.retries"};
-
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (strcmp(names[i], name) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static int set_user(rd_kafka_conf_t *conf, bool producer, const char *property,
-                    struct levee_error *err)
-{
-    const char *eq = strchr(property, '=');
-    char name[128];
-
-    if (!eq || eq == property || (size_t)(eq - property) >= sizeof name) {
-        return err_set(err, LEVEE_EINVALID, "Kafka property \"%s\" is not name=value", property);
-    }
-    memcpy(name, property, (size_t)(eq - property));
-    name[eq - property] = 0;
-    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
-        if (strcmp(name, refused[i]) == 0) {
-            return err_set(err, LEVEE_EINVALID,
-                           "Kafka property %s may not be set: levee's promises rest on it", name);
-        }
-    }
-    return !producer && producers_only(name) ? LEVEE_OK : set(conf, name, eq + 1, err);
-}
-
-static void drop_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
-{
-    (void)rk;
-    (void)level;
-    (void)facility;
-    (void)text;
-}
 
 static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
@@ -117,33 +60,32 @@ static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaqu
                    rd_kafka_err2name((rd_kafka_resp_err_t)code), reason);
 }
 
-/* A message's private pointer is the sink for the one that carries the token. */
-static void delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
-{
-    struct kafka_sink *s = opaque;
-
-    (void)rk;
-    if (m->err) {
-        s->delivery_error = s->delivery_error ? s->delivery_error : m->err;
-        return;
-    }
-    if (m->partition < s->ends_cap && s->ends[m->partition] < m->offset + 2) {
-        s->ends[m->partition] = m->offset + 2; /* behind it lies the transaction's marker */
-    }
-    if (m->_private) {
-        s->mark_now = (struct ksink_position){m->partition, m->offset, s->now.batch};
-    }
-}
-
-int ksink_conf(const struct kafka_sink *s, bool producer, rd_kafka_conf_t **ret,
-               struct levee_error *err)
+/* id: the transactional id, for a producer that has one. */
+static int set_producer(const struct kafka_sink *s, rd_kafka_conf_t *conf, const char *id,
+                        struct levee_error *err)
 {
     char timeout[16];
-    const char *const both[][2] = {{"bootstrap.servers", s->brokers},
-                                   {"client.id", "levee"},
-                                   {"socket.nagle.disable", "true"},
-                                   {"reconnect.backoff.max.ms", "1000"}};
-    const char *const reads[][2] = {
+    /* Without transactional.id this is a plain idempotent producer. The backoff decides how long
+     * the client waits while the markers of the transaction before are written: with its default of
+     * 100 ms that is the time of a small batch. */
+    const struct kafka_setting settings[] = {{"enable.idempotence", "true"},
+                                             {"partitioner", "murmur2_random"},
+                                             {"allow.auto.create.topics", "false"},
+                                             {"retry.backoff.ms", "2"},
+                                             {"linger.ms", "2"},
+                                             {"queue.buffering.max.messages", "2000000"},
+                                             {"queue.buffering.max.kbytes", "1048576"},
+                                             {"message.timeout.ms", timeout},
+                                             {"transactional.id", id},
+                                             {"transaction.timeout.ms", timeout}};
+
+    (void)snprintf(timeout, sizeof timeout, "%u", s->timeout_ms);
+    return kafka_set_list(conf, settings, ARRAY_LEN(settings) - (id ? 0 : 2), err);
+}
+
+static int set_reader(const struct kafka_sink *s, rd_kafka_conf_t *conf, struct levee_error *err)
+{
+    const struct kafka_setting settings[] = {
         {"group.id", s->group},
         {"enable.auto.commit", "false"},
         {"enable.auto.offset.store", "false"},
@@ -151,36 +93,29 @@ int ksink_conf(const struct kafka_sink *s, bool producer, rd_kafka_conf_t **ret,
         {"auto.offset.reset", "error"},
         {"check.crcs", "true"},
         {"isolation.level", s->stable ? "read_committed" : "read_uncommitted"}};
-    /* Without transactional.id the rest is a plain idempotent producer. The backoff decides how
-     * long the client waits while the markers of the transaction before are written: with its
-     * default of 100 ms that is the time of a small batch. */
-    const char *const writes[][2] = {{"enable.idempotence", "true"},
-                                     {"partitioner", "murmur2_random"},
-                                     {"allow.auto.create.topics", "false"},
-                                     {"retry.backoff.ms", "2"},
-                                     {"linger.ms", "2"},
-                                     {"queue.buffering.max.messages", "2000000"},
-                                     {"queue.buffering.max.kbytes", "1048576"},
-                                     {"message.timeout.ms", timeout}};
-    rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    int code = LEVEE_OK;
 
-    (void)snprintf(timeout, sizeof timeout, "%u", s->timeout_ms);
-    for (size_t i = 0; i < ARRAY_LEN(both) && code == LEVEE_OK; i++) {
-        code = set(conf, both[i][0], both[i][1], err);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(reads) && code == LEVEE_OK && !producer; i++) {
-        code = set(conf, reads[i][0], reads[i][1], err);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(writes) && code == LEVEE_OK && producer; i++) {
-        code = set(conf, writes[i][0], writes[i][1], err);
-    }
-    if (code == LEVEE_OK && producer && !s->at_least_once) {
-        code = set(conf, "transactional.id", s->transactional_id, err);
-        code = code ? code : set(conf, "transaction.timeout.ms", timeout, err);
+    return kafka_set_list(conf, settings, ARRAY_LEN(settings), err);
+}
+
+int ksink_conf(const struct kafka_sink *s, enum ksink_client which, rd_kafka_conf_t **ret,
+               struct levee_error *err)
+{
+    const struct kafka_setting both[] = {{"bootstrap.servers", s->brokers},
+                                         {"client.id", "levee"},
+                                         {"socket.nagle.disable", "true"},
+                                         {"reconnect.backoff.max.ms", "1000"}};
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    int code = kafka_set_list(conf, both, ARRAY_LEN(both), err);
+
+    if (code == LEVEE_OK) {
+        const char *id = s->at_least_once ? NULL : s->transactional_id[which % KSINK_PRODUCERS];
+        code = which == KSINK_READER ? set_reader(s, conf, err) : set_producer(s, conf, id, err);
     }
     for (size_t i = 0; i < s->property_count && code == LEVEE_OK; i++) {
-        code = set_user(conf, producer, s->properties[i], err);
+        code = kafka_set_user(conf, s->properties[i], refused, err);
+    }
+    if (code == LEVEE_OK && s->probing && which != KSINK_READER) {
+        code = kafka_set(conf, "batch.num.messages", "1", err);
     }
     if (code) {
         rd_kafka_conf_destroy(conf);
@@ -246,24 +181,25 @@ int ksink_error(const struct kafka_sink *s, enum ksink_outcome outcome, const ch
     return codes[outcome];
 }
 
-/* ---- the two clients ---- */
+/* ---- clients ---- */
 
-static rd_kafka_t *client_new(struct kafka_sink *s, bool producer, struct levee_error *err)
+static rd_kafka_t *client_new(struct kafka_sink *s, enum ksink_client which,
+                              struct levee_error *err)
 {
+    rd_kafka_type_t type = which == KSINK_READER ? RD_KAFKA_CONSUMER : RD_KAFKA_PRODUCER;
     rd_kafka_conf_t *conf = NULL;
     char text[256];
 
-    if (ksink_conf(s, producer, &conf, err) != LEVEE_OK) {
+    if (ksink_conf(s, which, &conf, err) != LEVEE_OK) {
         return NULL;
     }
     rd_kafka_conf_set_opaque(conf, s);
-    rd_kafka_conf_set_log_cb(conf, drop_log);
+    kafka_set_quiet(conf);
     rd_kafka_conf_set_error_cb(conf, keep_error);
-    if (producer) {
-        rd_kafka_conf_set_dr_msg_cb(conf, delivered);
+    if (type == RD_KAFKA_PRODUCER) {
+        rd_kafka_conf_set_dr_msg_cb(conf, ksink_delivered);
     }
-    rd_kafka_t *rk =
-        rd_kafka_new(producer ? RD_KAFKA_PRODUCER : RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof text);
     if (!rk) {
         rd_kafka_conf_destroy(conf);
         (void)err_set(err, LEVEE_EINVALID, "the Kafka client does not start: %s", text);
@@ -277,7 +213,7 @@ int ksink_reader_open(struct kafka_sink *s, struct levee_error *err)
         return LEVEE_OK;
     }
     s->client_error[0] = 0;
-    s->reader = client_new(s, false, err);
+    s->reader = client_new(s, KSINK_READER, err);
     if (!s->reader) {
         return LEVEE_EINVALID;
     }
@@ -293,19 +229,26 @@ void ksink_reader_close(struct kafka_sink *s)
     }
 }
 
+static void close_one(struct ksink_producer *p)
+{
+    if (p->rkt) {
+        rd_kafka_topic_destroy(p->rkt);
+    }
+    if (p->rk) {
+        (void)rd_kafka_purge(p->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
+                                        RD_KAFKA_PURGE_F_NON_BLOCKING);
+        rd_kafka_destroy(p->rk);
+    }
+    *p = (struct ksink_producer){NULL, NULL};
+}
+
 void ksink_producer_close(struct kafka_sink *s)
 {
-    s->in_transaction = false;
     s->has_held = false;
-    if (s->rkt) {
-        rd_kafka_topic_destroy(s->rkt);
-        s->rkt = NULL;
-    }
-    if (s->producer) {
-        (void)rd_kafka_purge(s->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
-                                              RD_KAFKA_PURGE_F_NON_BLOCKING);
-        rd_kafka_destroy(s->producer);
-        s->producer = NULL;
+    s->producer = NULL;
+    s->rkt = NULL;
+    for (unsigned i = 0; i < KSINK_PRODUCERS; i++) {
+        close_one(&s->producers[i]);
     }
 }
 
@@ -319,24 +262,38 @@ static bool expired(const struct kafka_sink *s, uint64_t deadline)
     return s->io->ops->now_ns(s->io) >= deadline;
 }
 
-static int init_transactions(struct kafka_sink *s, struct levee_error *err)
+/* All at once: each takes the broker half a second if a predecessor's transaction is open. */
+static int init_transactions(struct kafka_sink *s, unsigned n, struct levee_error *err)
 {
     uint64_t deadline = deadline_of(s);
-    enum ksink_outcome o;
+    bool ready[KSINK_PRODUCERS] = {false};
+    enum ksink_outcome o = KSINK_OK;
+    unsigned left = n;
     char text[256] = "";
 
-    do {
-        o = take(rd_kafka_init_transactions(s->producer, STEP_MS), text);
-        (void)rd_kafka_poll(s->producer, 0);
-    } while (o == KSINK_AGAIN && !expired(s, deadline));
-    return o == KSINK_OK ? LEVEE_OK : ksink_error(s, o, "initialising transactions", text, err);
+    while (left && (o == KSINK_OK || (o == KSINK_AGAIN && !expired(s, deadline)))) {
+        for (unsigned i = 0; i < n; i++) {
+            if (ready[i]) {
+                continue;
+            }
+            o = take(rd_kafka_init_transactions(s->producers[i].rk, INIT_STEP_MS), text);
+            (void)rd_kafka_poll(s->producers[i].rk, 0);
+            ready[i] = o == KSINK_OK;
+            left -= ready[i];
+            if (o != KSINK_OK && o != KSINK_AGAIN) {
+                break;
+            }
+        }
+    }
+    return left == 0 ? LEVEE_OK : ksink_error(s, o, "initialising transactions", text, err);
 }
 
 /* Asked once ahead: the first record for a topic that the producer does not know waits a second. */
-static int ask_partitions(struct kafka_sink *s, struct levee_error *err)
+static int ask_partitions(struct kafka_sink *s, const struct ksink_producer *p,
+                          struct levee_error *err)
 {
     const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_resp_err_t code = rd_kafka_metadata(s->producer, 0, s->rkt, &md, KSINK_ASK_MS);
+    rd_kafka_resp_err_t code = rd_kafka_metadata(p->rk, 0, p->rkt, &md, KSINK_ASK_MS);
 
     if (!code && md->topic_cnt == 1) {
         code = md->topics[0].err;
@@ -358,25 +315,46 @@ static int ask_partitions(struct kafka_sink *s, struct levee_error *err)
     return LEVEE_OK;
 }
 
+static int open_topic(struct kafka_sink *s, struct ksink_producer *p, struct levee_error *err)
+{
+    p->rkt = rd_kafka_topic_new(p->rk, s->topic, NULL);
+    return p->rkt ? ask_partitions(s, p, err)
+                  : err_set(err, LEVEE_EINVALID, "%s is no name for a topic", s->topic);
+}
+
+static void use(struct kafka_sink *s, unsigned turn)
+{
+    s->turn = turn;
+    s->producer = s->producers[turn].rk;
+    s->rkt = s->producers[turn].rkt;
+}
+
 int ksink_producer_open(struct kafka_sink *s, struct levee_error *err)
 {
+    unsigned n = s->at_least_once ? 1 : KSINK_PRODUCERS;
+    int code = LEVEE_OK;
+
     ksink_producer_close(s);
     s->client_error[0] = 0;
-    s->producer = client_new(s, true, err);
-    if (!s->producer) {
-        return LEVEE_EINVALID;
+    for (unsigned i = 0; i < n && code == LEVEE_OK; i++) {
+        s->producers[i].rk = client_new(s, (enum ksink_client)i, err);
+        code = s->producers[i].rk ? LEVEE_OK : LEVEE_EINVALID;
     }
-    int code = s->at_least_once ? LEVEE_OK : init_transactions(s, err);
-    if (code == LEVEE_OK) {
+    /* Before a token is read: any of them may have held the newest transaction. */
+    if (code == LEVEE_OK && !s->at_least_once) {
+        code = init_transactions(s, n, err);
         crash_at(s->io, CP_KSINK_AFTER_INIT);
-        s->rkt = rd_kafka_topic_new(s->producer, s->topic, NULL);
-        code = s->rkt ? ask_partitions(s, err)
-                      : err_set(err, LEVEE_EINVALID, "%s is no name for a topic", s->topic);
+    }
+    for (unsigned i = 0; i < n && code == LEVEE_OK; i++) {
+        code = open_topic(s, &s->producers[i], err);
     }
     if (code) {
         ksink_producer_close(s);
+        return code;
     }
-    return code;
+    s->producer_probes = s->probing;
+    use(s, 0);
+    return LEVEE_OK;
 }
 
 /* ---- a transaction ---- */
@@ -386,15 +364,19 @@ int ksink_begin(struct kafka_sink *s, struct levee_error *err)
     char text[256] = "";
 
     s->delivery_error = RD_KAFKA_RESP_ERR_NO_ERROR;
-    s->mark_now = (struct ksink_position){-1, -1, 0};
+    s->suspect = false;
+    s->bytes = 0;
+    s->began_ns = s->io->ops->now_ns(s->io);
+    s->marked = 0;
+    s->mark_now = s->mark;
     if (s->at_least_once) {
         return LEVEE_OK;
     }
+    use(s, (s->turn + 1) % KSINK_PRODUCERS);
     enum ksink_outcome o = take(rd_kafka_begin_transaction(s->producer), text);
     if (o) {
         return ksink_error(s, o, "beginning a transaction", text, err);
     }
-    s->in_transaction = true;
     crash_at(s->io, CP_KSINK_AFTER_BEGIN);
     return LEVEE_OK;
 }
@@ -456,6 +438,6 @@ int ksink_commit(struct kafka_sink *s, const struct levee_token *token, struct l
         return ksink_error(s, o, "committing", text, err);
     }
     crash_at(s->io, CP_KSINK_AFTER_COMMIT);
-    s->in_transaction = false;
+    s->there = *token;
     return LEVEE_OK;
 }

@@ -73,6 +73,7 @@
     X(KSINK_AFTER_BEGIN)                                                                           \
     X(KSINK_AFTER_PRODUCE)                                                                         \
     X(KSINK_AFTER_SEND_OFFSETS)                                                                    \
+    X(KSINK_AFTER_PART)                                                                            \
     X(KSINK_AFTER_COMMIT)                                                                          \
     X(SOURCE_BEFORE_INIT)                                                                          \
     X(SOURCE_AFTER_INIT)                                                                           \

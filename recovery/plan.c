@@ -237,6 +237,7 @@ struct rec_sink_verdict rec_judge_sink(const struct rec_sink_fact *f)
         break;
     }
     uint64_t token = f->state == REC_TOKEN_FOUND ? f->token_batch : 0;
+    token -= token && f->in_part;
     if (!f->keeps_tokens) {
         return (struct rec_sink_verdict){REC_SINK_NO_TOKEN, LEVEE_OK,
                                          f->added ? f->newest_open : f->confirmed};

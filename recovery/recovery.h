@@ -139,6 +139,7 @@ struct rec_sink_fact {
     bool keeps_tokens; /* transactional or idempotent with a token */
     bool added;        /* not in the stored graph: starts at newest_open */
     uint64_t token_batch, token_epoch;
+    bool in_part; /* token_batch is there only in part: it counts as opened, not as taken */
     uint64_t
         confirmed; /* newest batch with output that log or checkpoint confirmed for it; 0 none */
     uint64_t newest_open;

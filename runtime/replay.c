@@ -224,9 +224,11 @@ static const struct rt_sink_result *logged_result(const struct rt_logged_batch *
 static bool maybe_visible(const struct rt_batch *b, const struct rt_sink *s)
 {
     bool has_it = s->judged && b->header.id <= s->skip_to;
+    bool in_part = s->token_state == LEVEE_TOKEN_FOUND && s->token.records > 0 &&
+                   s->token.batch == b->header.id;
     bool shows_early = !s->ops || s->ops->kind != LEVEE_SINK_TRANSACTIONAL;
 
-    return has_it || !s->judged || (b->logged->has_result && shows_early);
+    return has_it || in_part || !s->judged || (b->logged->has_result && shows_early);
 }
 
 /* The node upstream of a sink that has a name of its own: where to look for the function. */

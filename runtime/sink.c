@@ -66,8 +66,9 @@ static bool keeps_tokens(const struct rt_sink *s)
 
 int rt_sink_search(struct rt_sink *s, struct levee_error *err)
 {
+    uint64_t whole = s->token.batch - (s->token.records > 0);
     bool missing = s->token_state == LEVEE_TOKEN_NEVER ||
-                   (s->token_state == LEVEE_TOKEN_FOUND && s->token.batch < s->confirmed);
+                   (s->token_state == LEVEE_TOKEN_FOUND && whole < s->confirmed);
 
     if (!s->reachable || !missing || !keeps_tokens(s) || !s->ops->search || s->note.len == 0) {
         return LEVEE_OK;
@@ -128,6 +129,7 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
         .added = s->added && !s->judged, /* judged again, it lacks what it has not taken since */
         .token_batch = s->token.batch,
         .token_epoch = s->token.epoch,
+        .in_part = s->token.records > 0,
         .confirmed = s->confirmed,
         .newest_open = newest_open(s->ctx),
         .epoch_max = epoch_max(s->ctx),
@@ -141,8 +143,9 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
         s->judged = true;
         s->settled = s->settled || !s->ops || !s->ops->settle;
         s->skip_to = v.skip_to > s->start_batch ? v.skip_to : s->start_batch;
-        if (s->token_state == LEVEE_TOKEN_FOUND && s->confirmed < s->token.batch) {
-            s->confirmed = s->token.batch;
+        uint64_t whole = s->token.batch - (s->token.records > 0);
+        if (s->token_state == LEVEE_TOKEN_FOUND && s->confirmed < whole) {
+            s->confirmed = whole;
         }
     }
     return LEVEE_OK;
@@ -259,6 +262,7 @@ static int run_settle(struct rt_sink *s, struct levee_error *err)
         now.batch = s->token.batch;
         now.time_ms = s->token.time_ms;
         now.digest = s->token.digest;
+        now.records = s->token.records;
     }
     if (s->ops->settle) {
         code = s->ops->settle(s->self, &now, err);

@@ -145,6 +145,8 @@ struct levee_sink_ops {
     /* identity: context, uid, epoch of this life. Read-only: marks and repairs belong to the first
      * begin. */
     int (*open)(void *self, const struct levee_token *identity, struct levee_error *err);
+    /* A token with `records` says that its batch is there in part: it is begun again, all of it is
+     * written, and the sink passes over what it has. */
     int (*last_token)(void *self, enum levee_token_state *ret_state, struct levee_token *ret_token,
                       struct levee_error *err);
     int (*begin)(void *self, const struct levee_token *token, struct levee_error *err);

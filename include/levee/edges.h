@@ -20,7 +20,8 @@ struct levee_token {
     uint64_t epoch; /* of the life that writes; rises with every start */
     uint64_t batch;
     int64_t time_ms;
-    uint64_t digest; /* of this sink's output in this batch */
+    uint64_t digest;  /* of this sink's output in this batch */
+    uint64_t records; /* a batch in parts: so many of its records are there; 0: all of them */
 };
 /* Runs fn once per batch on the driver thread with the batch's data set. On recovery it is called
  * again with the same token and the same records unless BATCH_DONE was reached: make it idempotent
@@ -94,11 +95,15 @@ struct levee_kafka_sink_options {
     uint32_t create_partitions; /* creates a missing topic with so many; 0: TOPIC error */
     bool adopt;                 /* take over a topic marked by another context or uid */
     bool at_least_once;         /* a plain idempotent producer: no transactions, no token */
+    uint64_t transaction_bytes; /* a batch with more is committed in parts; 0: 64 MiB */
+    bool envelope; /* records come from levee_emit_kafka, or from a source with `envelope` */
 };
 /* One record per record: key, value (NULL: a tombstone); partition by Java's murmur2 of the key,
  * round robin without one. All of a batch in one transaction together with its token: exactly once
- * for readers with isolation.level=read_committed. docs/kafka.md has rights, errors and retention.
- */
+ * for readers with isolation.level=read_committed. Records that client or broker refuse for good
+ * (too long, malformed) are dead letters, if the options say so. On levee_dead_letters: key and
+ * value of the letter, the rest as headers levee.uid, .code, .attempts, .batch, .partition, .index.
+ * docs/kafka.md has rights, errors and retention. */
 LEVEE_API int levee_kafka_sink_at(levee_stream *s, const char *uid,
                                   const struct levee_kafka_sink_options *options, const char *file,
                                   int line);
@@ -230,6 +235,21 @@ LEVEE_API bool levee_kafka_header_at(const struct levee_kafka_message *message, 
 /* The last header of that name. */
 LEVEE_API bool levee_kafka_header(const struct levee_kafka_message *message, const char *name,
                                   struct levee_slice *ret_value);
+
+struct levee_kafka_header {
+    struct levee_slice name, value; /* value.data == NULL: none */
+};
+struct levee_kafka_outgoing {
+    struct levee_slice key, value; /* value.data == NULL: a tombstone */
+    int64_t time_ms;               /* 0: when it is sent */
+    const struct levee_kafka_header *headers;
+    size_t header_count;
+    bool has_partition; /* else the key chooses */
+    int32_t partition;
+};
+/* Emits a message for a Kafka sink with `envelope`. The key must live as long as the batch, the
+ * rest is copied. Thread: the function's own. Errors: NOMEM. */
+LEVEE_API int levee_emit_kafka(levee_output *out, const struct levee_kafka_outgoing *message);
 
 #ifdef __cplusplus
 }

@@ -235,7 +235,8 @@ static struct outcome sink_model(const struct rec_sink_fact *f, uint64_t *skip_t
         *skip_to = f->added ? f->newest_open : f->confirmed;
         return (struct outcome){LEVEE_OK, false};
     }
-    uint64_t has = found ? f->token_batch : 0;
+    /* A batch in part is not there yet: it is begun again, and the sink goes on behind the part. */
+    uint64_t has = !found ? 0 : f->in_part && f->token_batch ? f->token_batch - 1 : f->token_batch;
     if (has < f->confirmed) {
         return (struct outcome){LEVEE_ESINK_BEHIND, false};
     }
@@ -251,10 +252,12 @@ static void judge(const struct rec_sink_fact *f)
     struct levee_error err = {0};
 
     if (v.code != want.code || (!v.code && v.skip_to != skip_to)) {
-        ck_abort_msg("state %d, token %d of epoch %d, confirmed %d, open %d: code %d, skip %d; the "
-                     "rules say %d, %d",
-                     f->state, (int)f->token_batch, (int)f->token_epoch, (int)f->confirmed,
-                     (int)f->newest_open, v.code, (int)v.skip_to, want.code, (int)skip_to);
+        ck_abort_msg(
+            "state %d, token %d%s of epoch %d, confirmed %d, open %d: code %d, skip %d; the "
+            "rules say %d, %d",
+            f->state, (int)f->token_batch, f->in_part ? " in part" : "", (int)f->token_epoch,
+            (int)f->confirmed, (int)f->newest_open, v.code, (int)v.skip_to, want.code,
+            (int)skip_to);
     }
     MUST(rec_sink_error(f, &v, &err) == v.code);
     MUST(!v.code || (strstr(err.what, f->uid) && err.found[0]));
@@ -262,7 +265,7 @@ static void judge(const struct rec_sink_fact *f)
 
 START_TEST(every_token_is_judged_as_the_rules_say)
 {
-    for (unsigned i = 0; i < 5u * 2 * 2 * 4 * 3 * 4 * 4; i++) {
+    for (unsigned i = 0; i < 5u * 2 * 2 * 2 * 4 * 3 * 4 * 4; i++) {
         unsigned x = i;
         struct rec_sink_fact f = {.uid = "out", .epoch_max = 2};
         f.state = (enum rec_token)(x % 5);
@@ -270,6 +273,8 @@ START_TEST(every_token_is_judged_as_the_rules_say)
         f.keeps_tokens = x % 2;
         x /= 2;
         f.added = x % 2;
+        x /= 2;
+        f.in_part = x % 2;
         x /= 2;
         f.token_batch = x % 4;
         x /= 4;
