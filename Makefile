@@ -41,12 +41,13 @@ SUPPORT_SRC := $(call sources,tests/support/*.c)
 PRELOAD_SRC := $(call sources,tests/support/interpose/*.c)
 # In tests/* and bench/ a file with a main() is a program; the other files of its folder are parts
 # of each program there.
-PROGRAM_DIRS := $(addprefix tests/,unit integration fault sim) bench
+PROGRAM_DIRS := $(addprefix tests/,unit integration fault fault-kafka sim) bench
 PROGRAM_ALL  := $(call sources,$(addsuffix /*.c,$(PROGRAM_DIRS)))
 PROGRAM_SRC  := $(if $(PROGRAM_ALL),$(shell grep -l '^int main\b' $(PROGRAM_ALL)))
 TEST_SRC     := $(filter tests/%,$(PROGRAM_SRC))
 BENCH_SRC    := $(filter bench/%,$(PROGRAM_SRC))
-parts         = $(filter $(1)%,$(filter-out $(PROGRAM_SRC),$(PROGRAM_ALL)))
+# tests/fault-kafka has the parts of tests/fault, too.
+parts         = $(filter $(1)% $(if $(filter tests/fault-kafka/,$(1)),tests/fault/%),$(filter-out $(PROGRAM_SRC),$(PROGRAM_ALL)))
 EXAMPLE_SRC := $(call sources,examples/*.c)
 TOOL_SRC    := $(call sources,tools/*.c)
 SIDE_SRC    := $(call sources,tests/programs/*.c)
@@ -110,7 +111,8 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help deps have-deps all lib examples tools tests benches test unit fault sim cases bench demo demo-kafka lint \
+.PHONY: help deps have-deps all lib examples tools tests benches test unit fault fault-kafka soak-kafka sim cases bench \
+	demo demo-kafka lint \
 	fmt layers symbols mutants kafka-libs install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
@@ -192,6 +194,14 @@ unit: ## the unit tests
 fault: ## the fault catalogue, scenario by scenario (ONLY=38 for one)
 	@$(PARALLEL) all
 	@BUILD=$(B) ONLY='$(ONLY)' scripts/fault
+fault-kafka: ## the same for Kafka, on real brokers (ONLY=95,expired)
+	@scripts/deps build kafka
+	@$(PARALLEL) lib tests kafka-libs
+	@BUILD=$(B) ONLY='$(ONLY)' scripts/fault-kafka
+soak-kafka: ## random kills, stops and copies of a writer and kills of its broker (MINUTES= SEED=)
+	@scripts/deps build kafka
+	@$(PARALLEL) lib examples tests kafka-libs
+	@BUILD=$(B) MINUTES='$(MINUTES)' SEED='$(SEED)' scripts/soak-kafka
 sim: ## seeded runs on the simulated machine (SEEDS=n SEED=s repeats one)
 	@$(PARALLEL) tests
 	@SEEDS='$(SEEDS)' SEED='$(SEED)' $(B)/tests/sim/sim
