@@ -2,7 +2,8 @@
  * The process that is killed: a small exactly-once job, started by the tests of this folder.
  *
  *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle] [--forever]
- *                 [--close-fds]
+ *                 [--close-fds] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]
+ *                 [--property P]... [--refresh MS] [--timeout MS]
  *
  * A sender with numbered records (crash_job.h) hands them over in sets and resumes, as a real one
  * would, behind what levee calls durable, going back a few records that were taken already. Keyed
@@ -16,7 +17,9 @@
  * goes quiet now and then until the log has sealed itself. Without --forever it ends with exit code
  * 0 once RECORDS are in and drained; with it, it goes on sending until it is killed. With
  * --close-fds it closes, after a few sets, every descriptor that it has not opened itself, as hosts
- * do that turn into daemons.
+ * do that turn into daemons. --ahead: how many sets the sender lets levee have before their batches
+ * are done. --kafka: the totals go to a topic instead of files, with --also to a second one as
+ * well; the rest are options of these sinks.
  */
 #include "levee/testing.h"
 #include "tests/fault/crash_job.h"
@@ -44,9 +47,12 @@
 #define PENDING_MAX     1024
 
 static struct {
-    const char *directory, *out, *point, *brokers, *topic;
+    const char *directory, *out, *point, *brokers, *topic, *also_brokers, *also_topic;
+    const char *properties[8];
+    size_t property_count;
     uint64_t seed, records, hit;
-    uint32_t refresh_ms;
+    uint64_t ahead;
+    uint32_t refresh_ms, timeout_ms;
     bool idle, forever, close_fds;
 } opt;
 
@@ -157,6 +163,18 @@ static const struct levee_receiver_ops receiver = {.version = 1,
 
 /* ---- the graph ---- */
 
+static void add_kafka_sink(levee_stream *s, const char *uid, const char *brokers, const char *topic)
+{
+    struct levee_kafka_sink_options o = {.brokers = brokers,
+                                         .topic = topic,
+                                         .properties = opt.properties,
+                                         .refresh_ms = opt.refresh_ms,
+                                         .transaction_timeout_ms = opt.timeout_ms,
+                                         .value = LEVEE_VALUE_I64};
+
+    levee_kafka_sink(s, uid, &o);
+}
+
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     (void)arg;
@@ -167,11 +185,10 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     s = levee_reduce_by_key(levee_flat_map(s, job_to_pairs, NULL), &levee_sum_i64);
     s = levee_update_state_by_key(s, "totals", NULL, levee_update_sum_i64, NULL);
     if (opt.brokers) {
-        levee_kafka_sink(s, "out",
-                         &(struct levee_kafka_sink_options){.brokers = opt.brokers,
-                                                            .topic = opt.topic,
-                                                            .refresh_ms = opt.refresh_ms,
-                                                            .value = LEVEE_VALUE_I64});
+        add_kafka_sink(s, "out", opt.brokers, opt.topic);
+        if (opt.also_brokers) {
+            add_kafka_sink(s, "also", opt.also_brokers, opt.also_topic);
+        }
     } else {
         levee_file_sink(
             s, "out", &(struct levee_file_sink_options){.path = opt.out, .value = LEVEE_VALUE_I64});
@@ -399,7 +416,8 @@ int main(int argc, char **argv)
 
     if (argc < 7) {
         fputs("usage: crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle]"
-              " [--forever] [--kafka BROKERS TOPIC] [--refresh MS]\n",
+              " [--forever] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]"
+              " [--property P]... [--refresh MS] [--timeout MS]\n",
               stderr);
         return 1;
     }
@@ -417,8 +435,17 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[i], "--kafka") == 0 && i + 2 < argc) {
             opt.brokers = argv[++i];
             opt.topic = argv[++i];
+        } else if (strcmp(argv[i], "--also") == 0 && i + 2 < argc) {
+            opt.also_brokers = argv[++i];
+            opt.also_topic = argv[++i];
+        } else if (strcmp(argv[i], "--property") == 0 && i + 1 < argc && opt.property_count < 7) {
+            opt.properties[opt.property_count++] = argv[++i];
         } else if (strcmp(argv[i], "--refresh") == 0 && i + 1 < argc) {
             opt.refresh_ms = (uint32_t)strtoul(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--timeout") == 0 && i + 1 < argc) {
+            opt.timeout_ms = (uint32_t)strtoul(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--ahead") == 0 && i + 1 < argc) {
+            opt.ahead = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {
             opt.point = argv[++i];
             opt.hit = strtoull(argv[++i], NULL, 10);
@@ -426,7 +453,7 @@ int main(int argc, char **argv)
     }
     (void)signal(SIGXFSZ,
                  SIG_IGN); /* the library touches no signal: a full quota is an error here */
-    me.sets_in_flight = opt.seed % 2 ? SETS_IN_FLIGHT : TIGHT_SETS;
+    me.sets_in_flight = opt.ahead ? opt.ahead : opt.seed % 2 ? SETS_IN_FLIGHT : TIGHT_SETS;
     me.names = levee_crash_point_names(&me.name_count);
     me.acks = open(argv[3], O_WRONLY | O_APPEND | O_CREAT, 0644);
     int fd = open(argv[4], O_RDWR | O_CREAT, 0644);

@@ -19,7 +19,7 @@
 #include <check.h>
 
 #define SEGMENT_HEADERS 8192
-#define ARGS_MAX        24
+#define ARGS_MAX        48
 
 static const char *scratch(void)
 {
@@ -119,9 +119,20 @@ static void become_child(const struct trial *t, const struct trial_life *life, c
     _exit(127);
 }
 
+/* An option with a number, unless it is 0. */
+static int add_number(const char **args, int n, const char *name, uint64_t number, char text[24])
+{
+    if (number) {
+        (void)snprintf(text, 24, "%" PRIu64, number);
+        args[n++] = name;
+        args[n++] = text;
+    }
+    return n;
+}
+
 pid_t trial_spawn(struct trial *t, const struct trial_life *life)
 {
-    char seed[24], records[24], hit[24], refresh[24];
+    char seed[24], records[24], hit[24], refresh[24], timeout[24], ahead[24];
     const char *args[ARGS_MAX] = {child_program(), t->dir, t->out, t->acks,
                                   t->status_path,  seed,   records};
     int n = 7;
@@ -148,11 +159,18 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
         args[n++] = t->brokers;
         args[n++] = t->topic;
     }
-    if (life->refresh_ms) {
-        (void)snprintf(refresh, sizeof refresh, "%u", life->refresh_ms);
-        args[n++] = "--refresh";
-        args[n++] = refresh;
+    if (t->also_brokers) {
+        args[n++] = "--also";
+        args[n++] = t->also_brokers;
+        args[n++] = t->also_topic;
     }
+    for (int i = 0; i < 4 && t->properties[i]; i++) {
+        args[n++] = "--property";
+        args[n++] = t->properties[i];
+    }
+    n = add_number(args, n, "--refresh", life->refresh_ms, refresh);
+    n = add_number(args, n, "--timeout", life->timeout_ms, timeout);
+    n = add_number(args, n, "--ahead", life->ahead, ahead);
     __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);

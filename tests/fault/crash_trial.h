@@ -30,6 +30,8 @@ struct trial {
     /* Output that goes to Kafka instead of files; NULL: files. `collect` judges it from the
      * beginning. */
     const char *brokers, *topic;
+    const char *also_brokers, *also_topic; /* a second sink; NULL: none */
+    const char *properties[4];             /* of both; "name=value", ended by NULL */
     bool (*collect)(struct trial *t);
 };
 
@@ -41,6 +43,8 @@ struct trial_life {
     bool new_pids;       /* in a pid namespace of its own */
     uint64_t records;    /* without forever */
     uint32_t refresh_ms; /* of the Kafka sink */
+    uint32_t timeout_ms; /* of its transactions */
+    uint64_t ahead;      /* sets in flight; 0: as the seed says */
     int limit;           /* RLIMIT_…, where limit_to is not 0 */
     uint64_t limit_to;
 };
