@@ -322,13 +322,14 @@ int ksink_batch_begin(void *self, const struct levee_token *token, struct levee_
     return code ? code : ksink_begin(s, err);
 }
 
-/* Everything taken so far becomes visible, and the transaction after it begins. */
+/* Everything up to the record held back becomes visible, and the next transaction begins. Another
+ * record follows, so the batch's end has one to carry its token. */
 static int cut(struct kafka_sink *s, struct levee_error *err)
 {
     struct levee_token part = s->now;
     int code;
 
-    part.records = s->taken;
+    part.records = s->held_index + 1;
     if ((code = produce_held(s, &part, err)) != LEVEE_OK) {
         return code;
     }
@@ -364,13 +365,10 @@ int ksink_batch_write(void *self, size_t partition, const struct levee_record *r
         if (s->taken++ < s->skip) {
             continue; /* there since an earlier try */
         }
-        code = produce_held(s, NULL, err);
+        code = s->has_held && cut_due(s) ? cut(s, err) : produce_held(s, NULL, err);
         s->held = records[i];
         s->held_index = s->taken - 1;
         s->has_held = true;
-        if (code == LEVEE_OK && cut_due(s)) {
-            code = cut(s, err);
-        }
     }
     (void)rd_kafka_poll(s->producer, 0);
     return code ? blame(s, code, err) : LEVEE_OK;

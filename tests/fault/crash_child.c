@@ -3,7 +3,7 @@
  *
  *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle] [--forever]
  *                 [--close-fds] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]
- *                 [--property P]... [--refresh MS] [--timeout MS]
+ *                 [--property P]... [--refresh MS] [--timeout MS] [--part BYTES]
  *
  * A sender with numbered records (crash_job.h) hands them over in sets and resumes, as a real one
  * would, behind what levee calls durable, going back a few records that were taken already. Keyed
@@ -53,6 +53,7 @@ static struct {
     uint64_t seed, records, hit;
     uint64_t ahead;
     uint32_t refresh_ms, timeout_ms;
+    uint64_t part_bytes;
     bool idle, forever, close_fds;
 } opt;
 
@@ -170,6 +171,7 @@ static void add_kafka_sink(levee_stream *s, const char *uid, const char *brokers
                                          .properties = opt.properties,
                                          .refresh_ms = opt.refresh_ms,
                                          .transaction_timeout_ms = opt.timeout_ms,
+                                         .transaction_bytes = opt.part_bytes,
                                          .value = LEVEE_VALUE_I64};
 
     levee_kafka_sink(s, uid, &o);
@@ -417,7 +419,7 @@ int main(int argc, char **argv)
     if (argc < 7) {
         fputs("usage: crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle]"
               " [--forever] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]"
-              " [--property P]... [--refresh MS] [--timeout MS]\n",
+              " [--property P]... [--refresh MS] [--timeout MS] [--part BYTES]\n",
               stderr);
         return 1;
     }
@@ -444,6 +446,8 @@ int main(int argc, char **argv)
             opt.refresh_ms = (uint32_t)strtoul(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--timeout") == 0 && i + 1 < argc) {
             opt.timeout_ms = (uint32_t)strtoul(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--part") == 0 && i + 1 < argc) {
+            opt.part_bytes = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--ahead") == 0 && i + 1 < argc) {
             opt.ahead = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {

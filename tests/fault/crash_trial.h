@@ -32,6 +32,8 @@ struct trial {
     const char *brokers, *topic;
     const char *also_brokers, *also_topic; /* a second sink; NULL: none */
     const char *properties[4];             /* of both; "name=value", ended by NULL */
+    uint64_t parts;                        /* that a stranger saw so far */
+    uint64_t part_bytes;                   /* of a transaction; 0: the default */
     bool (*collect)(struct trial *t);
 };
 

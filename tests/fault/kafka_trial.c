@@ -22,7 +22,7 @@ const char *ktrial_version(void)
 /* ---- the oracle: one partition ---- */
 
 /* The batch that the record's header names; 0: it has none. */
-static uint64_t batch_of(const rd_kafka_message_t *m)
+static uint64_t batch_of(const rd_kafka_message_t *m, bool *ret_part)
 {
     rd_kafka_headers_t *headers = NULL;
     const void *value = NULL;
@@ -37,6 +37,7 @@ static uint64_t batch_of(const rd_kafka_message_t *m)
     memcpy(text, value, len);
     text[len] = '\0';
     at = strstr(text, " batch=");
+    *ret_part = strstr(text, " records=") != NULL;
     return at ? strtoull(at + 7, NULL, 10) : 0;
 }
 
@@ -44,7 +45,9 @@ static bool judge_batches(struct trial *t, const struct broker_log *log)
 {
     static char text[64 * JOB_KEYS];
     size_t len = 0;
+    bool part = false;
 
+    t->parts = 0;
     for (size_t i = 0; i < log->count; i++) {
         const rd_kafka_message_t *m = log->records[i];
         if (len + m->key_len + m->len + 2 > sizeof text) {
@@ -54,18 +57,19 @@ static bool judge_batches(struct trial *t, const struct broker_log *log)
         }
         len += (size_t)sprintf(text + len, "%.*s\t%.*s\n", (int)m->key_len, (const char *)m->key,
                                (int)m->len, (const char *)m->payload);
-        uint64_t batch = batch_of(m);
-        if (batch) {
+        uint64_t batch = batch_of(m, &part);
+        t->parts += batch && part;
+        if (batch && !part) {
             if (!job_judge(&t->fold, batch, text, len, t->appended, t->why)) {
                 return false;
             }
             len = 0;
         }
     }
-    if (len) {
+    if (len && !(part && t->part_bytes)) {
         (void)snprintf(t->why, sizeof t->why, "the topic ends in the middle of a batch");
     }
-    return len == 0;
+    return len == 0 || (part && t->part_bytes); /* the next life goes on with it */
 }
 
 /* ---- the oracle: several partitions ---- */

@@ -74,6 +74,35 @@ START_TEST(a_kill_at_this_point_of_the_sink_loses_and_repeats_nothing)
 }
 END_TEST
 
+static const char *const part_points[] = {
+    "KSINK_AFTER_PART",         "KSINK_AFTER_BEGIN",  "KSINK_AFTER_PRODUCE",
+    "KSINK_AFTER_SEND_OFFSETS", "KSINK_AFTER_COMMIT",
+};
+#define PART_POINTS ((int)(sizeof part_points / sizeof part_points[0]))
+
+/* Batches in parts of a few records: a kill between two parts, or within one, leaves a part that
+ * the next life does not repeat. */
+START_TEST(a_kill_between_the_parts_of_a_batch_loses_and_repeats_nothing)
+{
+    struct trial t;
+
+    if (!there_is_a_broker()) {
+        return;
+    }
+    ktrial_open(&t, &broker, 500 + (uint64_t)_i, 1);
+    t.part_bytes = 300;
+    for (uint64_t hit = 1; hit <= 13; hit += 3) {
+        struct trial_life life = {.point = part_points[_i], .hit = hit, .forever = true};
+        int code = trial_run(&t, &life);
+        ck_assert_msg(code == TRIAL_KILLED, "%s, hit %d: ended with %d: %s", part_points[_i],
+                      (int)hit, code, trial_said(&t));
+        ktrial_must_be_fine(&t, part_points[_i]);
+    }
+    ck_assert_uint_gt(t.parts, 5);
+    ktrial_must_finish(&t);
+}
+END_TEST
+
 /* Process death at random instants: somewhere behind a random number of records. */
 START_TEST(random_kills_lose_and_repeat_nothing)
 {
@@ -268,6 +297,8 @@ int main(void)
     tcase_add_unchecked_fixture(c, start_broker, stop_broker);
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, a_kill_at_this_point_of_the_sink_loses_and_repeats_nothing, 0, POINTS);
+    tcase_add_loop_test(c, a_kill_between_the_parts_of_a_batch_loses_and_repeats_nothing, 0,
+                        PART_POINTS);
     if (getenv("POINT")) { /* one point alone */
         suite_add_tcase(s, c);
         return suite_main(s);
