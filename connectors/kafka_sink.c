@@ -170,6 +170,10 @@ static int ksink_settle(void *self, const struct levee_token *now, struct levee_
 
     s->identity.epoch = now->epoch;
     if (!s->at_least_once) {
+        /* What failed may have left a transaction open, and a stable answer would wait for its end,
+         * until it times out; initialising, below, ends it at once. */
+        ksink_reader_close(s);
+        s->stable = false;
         code = newer_life(s, err);
     }
     if (code == LEVEE_OK) {
