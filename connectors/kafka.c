@@ -98,12 +98,18 @@ static int open_client(struct kafka_source *s, struct levee_error *err)
 
 static void close_client(struct kafka_source *s)
 {
+    struct levee_error told = {0};
+
     kafka_topics_release(s);
-    /* Nothing to commit and no group to leave: do not wait for the broker. */
-    rd_kafka_destroy_flags(s->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    if (!kafka_destroy(s->io, s->rk)) {
+        err_set(&told, LEVEE_EBROKER,
+                "the Kafka client did not end and was left behind with its threads");
+        levee_inlet_report(s->inlet, &told);
+    }
     s->rk = NULL;
 }
 
+/* The client ends on the thread that has used it: a lane must not wait for it. */
 static void *run(void *arg)
 {
     struct kafka_source *s = arg;
@@ -113,6 +119,10 @@ static void *run(void *arg)
     if (code != LEVEE_OK && code != LEVEE_ESTOPPED && !atomic_load(&s->stop)) {
         levee_inlet_fail(s->inlet, &err, true);
     }
+    atomic_store(&s->stop, true); /* for the group's thread */
+    s->io->ops->notify(s->io);
+    kafka_group_stop(s);
+    close_client(s);
     return NULL;
 }
 
@@ -148,7 +158,7 @@ static int kafka_start(void *self, levee_inlet *inlet, struct levee_error *err)
     }
     int sys = pthread_create(&s->thread, NULL, run, s);
     if (sys) {
-        close_client(s);
+        rd_kafka_destroy(s->rk); /* it has not met a broker */
         return err_sys(err, LEVEE_ETHREAD, sys, "source %s", levee_inlet_uid(inlet));
     }
     s->running = true;
@@ -165,9 +175,7 @@ static void kafka_stop(void *self)
     atomic_store(&s->stop, true);
     s->io->ops->notify(s->io);
     (void)pthread_join(s->thread, NULL);
-    kafka_group_stop(s);
     s->running = false;
-    close_client(s);
 }
 
 static void kafka_durable(void *self, uint64_t ticket)
@@ -183,7 +191,7 @@ static void kafka_ready(void *self)
     s->io->ops->notify(s->io);
 }
 
-static void kafka_destroy(void *self)
+static void kafka_free(void *self)
 {
     struct kafka_source *s = self;
 
@@ -200,7 +208,7 @@ static const struct levee_receiver_ops kafka_ops = {
     .stop = kafka_stop,
     .durable = kafka_durable,
     .ready = kafka_ready,
-    .destroy = kafka_destroy,
+    .destroy = kafka_free,
 };
 
 int levee_kafka_source_status(levee_stream *source, struct levee_kafka_status *ret)
@@ -274,7 +282,7 @@ levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
         return rt_graph_fail(g, file, line, LEVEE_ENOMEM, "kafka source %s", name);
     }
     if (configure(s, o, name, &err) != LEVEE_OK) {
-        kafka_destroy(s);
+        kafka_free(s);
         return rt_graph_fail(g, file, line, err.code, "kafka source %s: %s%s%s", name, err.what,
                              err.found[0] ? ": " : "", err.found);
     }
@@ -287,7 +295,7 @@ levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
                                                                   .identity = true},
                                  &kafka_ops, s, file, line);
     if (!stream) {
-        kafka_destroy(s);
+        kafka_free(s);
     }
     return stream;
 }

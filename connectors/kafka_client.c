@@ -1,10 +1,14 @@
 /*
- * Settings of Kafka clients and the classes of their answers. Nothing here waits or remembers: who
- * asks a broker keeps asking in a loop of its own, which ends when its owner is stopped.
+ * Settings of Kafka clients, the classes of their answers, and their end. Nothing here asks: who
+ * does keeps asking in a loop of its own, which ends when its owner is stopped.
  */
 #include "connectors/kafka_client.h"
 
-#define ASK_MAX_MS 2400
+#include <pthread.h>
+
+#define ASK_MAX_MS      2400
+#define DESTROY_MAX_NS  2000000000u
+#define DESTROY_LOOK_NS 2000000u
 
 int kafka_set(rd_kafka_conf_t *conf, const char *name, const char *value, struct levee_error *err)
 {
@@ -61,6 +65,62 @@ void kafka_set_quiet(rd_kafka_conf_t *conf)
 {
     rd_kafka_conf_set_log_cb(conf, drop_log);
 }
+
+/* ---- the end of a client ---- */
+
+/* Shared by who waits and the thread that destroys; the last of them frees it. */
+struct ending {
+    rd_kafka_t *rk;
+    _Atomic int left;
+};
+
+static void let_go(struct ending *e)
+{
+    if (atomic_fetch_sub(&e->left, 1) == 1) {
+        mem_free(e);
+    }
+}
+
+static void *destroy(void *arg)
+{
+    struct ending *e = arg;
+
+    /* Nothing to commit and no group to leave: no waiting for a broker. */
+    rd_kafka_destroy_flags(e->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    let_go(e);
+    return NULL;
+}
+
+static bool has_ended(void *arg)
+{
+    return atomic_load(&((struct ending *)arg)->left) == 1;
+}
+
+bool kafka_destroy(struct io *io, rd_kafka_t *rk)
+{
+    struct ending *e = mem_zalloc(sizeof *e);
+    uint64_t end = io->ops->now_ns(io) + DESTROY_MAX_NS, now;
+    pthread_t thread;
+
+    if (e) {
+        e->rk = rk;
+        atomic_store(&e->left, 2);
+    }
+    if (!e || pthread_create(&thread, NULL, destroy, e) != 0) {
+        mem_free(e); /* then without a bound */
+        rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+        return true;
+    }
+    (void)pthread_detach(thread);
+    while (!has_ended(e) && (now = io->ops->now_ns(io)) < end) {
+        (void)io->ops->wait(io, has_ended, e, now + DESTROY_LOOK_NS);
+    }
+    bool ended = has_ended(e);
+    let_go(e);
+    return ended;
+}
+
+/* ---- answers ---- */
 
 int kafka_ask_longer(int timeout_ms, rd_kafka_resp_err_t code)
 {

@@ -7,7 +7,7 @@
 
 #include <librdkafka/rdkafka.h>
 
-#include "base/base.h"
+#include "io/io.h"
 
 #define KAFKA_ASK_FIRST_MS 150 /* the first wait for an answer: bounds how long a stop takes */
 
@@ -24,6 +24,11 @@ int kafka_set_user(rd_kafka_conf_t *conf, const char *property, const char *cons
                    struct levee_error *err);
 /* No lines on stderr: what matters comes as an error. */
 void kafka_set_quiet(rd_kafka_conf_t *conf);
+
+/* Ends a client without leaving its group. false: it did not end within two seconds and was left
+ * behind (clients before 2.6.1 never end once a topic they read was deleted); nothing of its owner
+ * is used by it any more. Blocks; not from a lane. */
+bool kafka_destroy(struct io *io, rd_kafka_t *rk);
 
 /* The next wait after an answer that did not come: longer for a connected broker that is slow, the
  * same for one that cannot be reached. */

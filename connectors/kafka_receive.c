@@ -200,16 +200,6 @@ static int take_event(struct kafka_source *s, const rd_kafka_message_t *m, struc
         return code ? code : kafka_rest(s, p, FULL_RETRY_NS, err);
     case RD_KAFKA_RESP_ERR__FATAL:
         return fatal_client_error(s, err);
-    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-        if (!p) {
-            return LEVEE_OK;
-        }
-        err_set(err, LEVEE_ETOPIC, "source %s: Kafka topic %s is gone", levee_inlet_uid(s->inlet),
-                p->topic->name);
-        err_where(err, "partition %d", (int)m->partition);
-        return LEVEE_ETOPIC;
     case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
         return err_set(err, LEVEE_EACCESS, "source %s: no permission to read Kafka topic %s",
                        levee_inlet_uid(s->inlet), p ? p->topic->name : "(unnamed)");
@@ -309,7 +299,7 @@ static int look_for_new(struct kafka_source *s, struct levee_error *err)
 {
     size_t first = s->count;
 
-    if (levee_inlet_stop_at_end(s->inlet) || kafka_now(s) < s->looked_ns + s->config.look_ns) {
+    if (kafka_now(s) < s->looked_ns + s->config.look_ns) {
         return LEVEE_OK;
     }
     int code = kafka_topics_look(s, err);

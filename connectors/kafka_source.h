@@ -71,6 +71,8 @@ struct kafka_topic {
     char key[LEVEE_PRODUCER_MAX - 16]; /* its name in producer ids and facts */
     rd_kafka_topic_t *rkt;             /* ours, so that no other topic can get its address */
     rd_kafka_resp_err_t code;          /* what the broker last said of it */
+    uint64_t missing_since;            /* it has partitions of ours and is unknown; 0: it is not */
+    bool given_up;                     /* deleted, and skipped */
     int32_t count;                     /* partitions the broker has told of */
     uint32_t first_input;
     bool recalled;                  /* the log knows it from an earlier start */
@@ -187,7 +189,8 @@ int kafka_topic_expect(struct kafka_source *s, struct levee_slice name, struct l
 /* Waits until the broker has told of every named topic and every partition of the set. Errors:
  * TOPIC, ACCESS, STOPPED, NOMEM. */
 int kafka_topics_wait(struct kafka_source *s, struct levee_error *err);
-/* One look; what is new is in the topics afterwards. Errors: NOMEM. No answer is no error. */
+/* One look; what is new is in the topics afterwards. No answer is no error. Errors: TOPIC (one that
+ * we read is gone), NOMEM. */
 int kafka_topics_look(struct kafka_source *s, struct levee_error *err);
 /* The partition among a topic's by id, made if need be; NULL: no memory. */
 struct kafka_partition *kafka_partition_get(struct kafka_topic *t, int32_t id);

@@ -14,6 +14,8 @@
 
 #include <stdio.h>
 
+#define FOREVER_NS (UINT64_MAX / 4)
+
 /* ---- knowing ---- */
 
 /* Producer ids are shorter than topic names may be: a long name is cut and told apart by its hash.
@@ -206,18 +208,69 @@ static int look(struct kafka_source *s, int timeout_ms, rd_kafka_resp_err_t *ret
     if (*ret_code) {
         return LEVEE_OK;
     }
+    for (size_t i = 0; i < s->topic_count; i++) { /* a list of all leaves out what is not there */
+        s->topics[i]->code = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    }
     for (int i = 0; i < md->topic_cnt && code == LEVEE_OK; i++) {
         code = note(s, &md->topics[i], err);
     }
     rd_kafka_metadata_destroy(md);
+    for (size_t i = 0; i < s->topic_count; i++) {
+        struct kafka_topic *t = s->topics[i];
+        uint64_t since = t->missing_since ? t->missing_since : s->looked_ns;
+        t->missing_since = kafka_unknown(t->code) ? since : 0;
+    }
     return code;
+}
+
+/* Nothing more comes of it in this life, even if there is a topic of its name again. */
+static int give_up(struct kafka_source *s, struct kafka_topic *t, struct levee_error *err)
+{
+    int code = LEVEE_OK;
+
+    t->given_up = true;
+    for (size_t i = 0; i < t->cap && code == LEVEE_OK; i++) {
+        struct kafka_partition *p = t->by_id[i];
+        if (p && p->ours && !p->resting) {
+            code = kafka_rest(s, p, FOREVER_NS, err);
+        }
+        if (p && p->ours && p->until != KAFKA_NEVER) {
+            kafka_reached(s, p, p->until);
+        }
+    }
+    return code;
+}
+
+/* A topic that is deleted just falls silent: only a look shows it. */
+static int check_gone(struct kafka_source *s, struct kafka_topic *t, struct levee_error *err)
+{
+    struct levee_error gone = {0};
+
+    if (!t->missing_since || t->given_up || t->count == 0 ||
+        kafka_now(s) < t->missing_since + s->config.look_ns) {
+        return LEVEE_OK;
+    }
+    err_set(&gone, LEVEE_ETOPIC, "source %s: Kafka topic %s was deleted while it was read",
+            levee_inlet_uid(s->inlet), t->name);
+    err_where(&gone, "brokers %s", s->config.brokers);
+    err_found(&gone, "%s", rd_kafka_err2str(t->code));
+    if (s->config.on_gap == LEVEE_KAFKA_STOP) {
+        err_copy(err, &gone);
+        return LEVEE_ETOPIC;
+    }
+    levee_inlet_report(s->inlet, &gone);
+    return give_up(s, t, err);
 }
 
 int kafka_topics_look(struct kafka_source *s, struct levee_error *err)
 {
-    rd_kafka_resp_err_t ignored;
+    rd_kafka_resp_err_t answer;
+    int code = look(s, KAFKA_ASK_FIRST_MS, &answer, err);
 
-    return look(s, KAFKA_ASK_FIRST_MS, &ignored, err);
+    for (size_t i = 0; i < s->topic_count && code == LEVEE_OK && !answer; i++) {
+        code = check_gone(s, s->topics[i], err);
+    }
+    return code;
 }
 
 /* ---- waiting ---- */
