@@ -64,7 +64,8 @@ int kafka_no_answer(struct kafka_source *s, const char *about, rd_kafka_resp_err
 
 /* ---- life ---- */
 
-/* Runs on the receiver's thread, inside a poll. */
+/* Runs on the receiver's thread, inside a poll. One connection that ends is nothing to talk about:
+ * brokers close those that are idle. */
 static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka_source *s = opaque;
@@ -72,6 +73,9 @@ static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaqu
     (void)rk;
     (void)snprintf(s->client_error, sizeof s->client_error, "%s: %s",
                    rd_kafka_err2name((rd_kafka_resp_err_t)code), reason);
+    if (code != RD_KAFKA_RESP_ERR__TRANSPORT) {
+        kafka_report(s, rd_kafka_err2str((rd_kafka_resp_err_t)code));
+    }
 }
 
 static int open_client(struct kafka_source *s, struct levee_error *err)
@@ -135,6 +139,7 @@ static void forget(struct kafka_source *s)
 
     s->ended = s->parked = false;
     s->reported_ns = s->looked_ns = s->ticket = 0;
+    s->looks_failed = 0;
     s->client_error[0] = 0;
     for (size_t i = 0; i < ARRAY_LEN(shown); i++) {
         atomic_store(&shown[i]->v, 0);

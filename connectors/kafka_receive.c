@@ -246,6 +246,7 @@ static int hold(struct kafka_source *s, rd_kafka_message_t *m, bool *ret_kept,
         s->held[s->held_count++] = m;
         p->next = m->offset + 1;
         p->damaged = 0;
+        s->reported_ns = 0; /* new trouble is told at once */
         *ret_kept = true;
     }
     kafka_reached(s, p, m->offset + 1);

@@ -14,7 +14,8 @@
 
 #include <stdio.h>
 
-#define FOREVER_NS (UINT64_MAX / 4)
+#define FOREVER_NS   (UINT64_MAX / 4)
+#define LOOKS_FAILED 3 /* in a row: trouble; one may just have been too short */
 
 /* ---- knowing ---- */
 
@@ -267,6 +268,10 @@ int kafka_topics_look(struct kafka_source *s, struct levee_error *err)
     rd_kafka_resp_err_t answer;
     int code = look(s, KAFKA_ASK_FIRST_MS, &answer, err);
 
+    s->looks_failed = answer ? s->looks_failed + 1 : 0;
+    if (s->looks_failed >= LOOKS_FAILED) {
+        kafka_report(s, rd_kafka_err2str(answer)); /* the client itself says so once */
+    }
     for (size_t i = 0; i < s->topic_count && code == LEVEE_OK && !answer; i++) {
         code = check_gone(s, s->topics[i], err);
     }
