@@ -24,7 +24,7 @@
 
 #define FULL_RETRY_NS 50000000u
 #define FULL_PARK_NS  ((uint64_t)10 * KAFKA_SECOND_NS)
-#define REREAD_NS     500000000u
+#define REREAD_NS     200000000u
 #define REREADS       3u
 
 /* ---- appending ---- */
