@@ -69,8 +69,13 @@ int kafka_no_answer(struct kafka_source *s, const char *about, rd_kafka_resp_err
 static void keep_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka_source *s = opaque;
+    bool permanent = code == RD_KAFKA_RESP_ERR__AUTHENTICATION || code == RD_KAFKA_RESP_ERR__SSL;
 
     (void)rk;
+    if (permanent && !s->denied) {
+        s->denied = true;
+        s->reported_ns = 0; /* more to the point than what was told before it */
+    }
     (void)snprintf(s->client_error, sizeof s->client_error, "%s: %s",
                    rd_kafka_err2name((rd_kafka_resp_err_t)code), reason);
     if (code != RD_KAFKA_RESP_ERR__TRANSPORT) {
@@ -137,7 +142,7 @@ static void forget(struct kafka_source *s)
         &s->shown.gaps,   &s->shown.gap_offsets, &s->shown.commits,  &s->shown.commit_failures};
     char context[UUID_TEXT];
 
-    s->ended = s->parked = false;
+    s->ended = s->parked = s->denied = false;
     s->reported_ns = s->looked_ns = s->ticket = 0;
     s->looks_failed = 0;
     s->client_error[0] = 0;

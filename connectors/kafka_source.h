@@ -148,6 +148,7 @@ struct kafka_source {
     bool parked;            /* the client fetches nothing: no room for long */
     uint64_t looked_ns;     /* when topics were last asked for */
     uint64_t reported_ns;   /* when trouble was last reported; 0: all is well */
+    bool denied;            /* by a password or certificate: told at once, the first time */
     unsigned looks_failed;  /* in a row */
     char client_error[256]; /* the newest text of the client's error callback */
     rd_kafka_message_t *held[KAFKA_HELD_MAX];
