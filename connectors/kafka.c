@@ -102,6 +102,7 @@ static int open_client(struct kafka_source *s, struct levee_error *err)
                        text);
     }
     (void)rd_kafka_poll_set_consumer(s->rk);
+    kafka_flow_open(s);
     return LEVEE_OK;
 }
 
@@ -109,6 +110,7 @@ static void close_client(struct kafka_source *s)
 {
     struct levee_error told = {0};
 
+    kafka_flow_close(s);
     kafka_topics_release(s);
     if (!kafka_destroy(s->io, s->rk)) {
         err_set(&told, LEVEE_EBROKER,
@@ -168,6 +170,7 @@ static int kafka_start(void *self, levee_inlet *inlet, struct levee_error *err)
     }
     int sys = pthread_create(&s->thread, NULL, run, s);
     if (sys) {
+        kafka_flow_close(s);
         rd_kafka_destroy(s->rk); /* it has not met a broker */
         return err_sys(err, LEVEE_ETHREAD, sys, "source %s", levee_inlet_uid(inlet));
     }

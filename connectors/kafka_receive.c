@@ -259,6 +259,7 @@ static int collect(struct kafka_source *s, struct levee_error *err)
     size_t bytes = 0;
     int code = LEVEE_OK;
 
+    kafka_flow_tend(s);
     while (s->held_count < KAFKA_HELD_MAX && bytes < KAFKA_HELD_BYTES && code == LEVEE_OK) {
         rd_kafka_message_t *m = rd_kafka_consumer_poll(s->rk, s->held_count ? 0 : kafka_wait_ms(s));
         if (!m) {
@@ -275,6 +276,7 @@ static int collect(struct kafka_source *s, struct levee_error *err)
             break; /* the end may have been reached: look */
         }
     }
+    kafka_flow_took(s, s->held_count, bytes);
     return code;
 }
 

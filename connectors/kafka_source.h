@@ -7,6 +7,7 @@
  *   kafka_topics.c     which topics and partitions there are, and which of them are ours
  *   kafka_positions.c  where each partition begins and ends, and the facts about that in our log
  *   kafka_assign.c     what the client fetches now: all, nothing, or without those that rest
+ *   kafka_flow.c       that the client fetches at all: its full queue must not stop it for long
  *   kafka_identity.c   whether a topic still holds what was read from it
  *   kafka_group.c      offsets for lag monitors, and who else reads these partitions
  *   kafka_record.c     the envelope
@@ -82,7 +83,7 @@ struct kafka_topic {
 };
 struct kafka_partition {
     struct kafka_topic *topic;
-    int32_t id;
+    int32_t id, leader;          /* leader: its broker, as far as known */
     bool ours;                   /* is read in this life; the others are only facts */
     struct levee_slice producer; /* "topic/id", owned */
     /* In the log, with the topic's fact: */
@@ -120,6 +121,13 @@ struct kafka_group {
     uint64_t offered_ns;
     _Atomic uint64_t durable_ticket;
     char text[128]; /* the metadata that names us */
+};
+
+struct kafka_flow { /* of the client's queue */
+    rd_kafka_queue_t *queue;
+    uint64_t messages_max, bytes_max; /* at one of them the client stops fetching */
+    uint64_t messages, bytes;         /* taken lately, for the mean size */
+    bool full;                        /* it has been, since the last poke */
 };
 
 struct kafka_source {
@@ -160,6 +168,7 @@ struct kafka_source {
     struct buf scratch;
     uint64_t ticket; /* of the last append */
 
+    struct kafka_flow flow;
     struct kafka_group group;
     struct {
         struct counter topics, partitions, verified, absent, gaps, gap_offsets, commits,
@@ -236,6 +245,14 @@ int kafka_wait_ms(const struct kafka_source *s);
 int kafka_wake(struct kafka_source *s, struct levee_error *err);
 /* 0: one more message of p may be taken, and is counted; otherwise how long p must rest. */
 uint64_t kafka_rate_wait_ns(const struct kafka_source *s, struct kafka_partition *p);
+
+/* ---- kafka_flow.c ---- */
+void kafka_flow_open(struct kafka_source *s);
+void kafka_flow_close(struct kafka_source *s);
+/* Before messages are taken: wakes a client that has stopped fetching although there is room. */
+void kafka_flow_tend(struct kafka_source *s);
+/* So much was taken. */
+void kafka_flow_took(struct kafka_source *s, size_t messages, size_t bytes);
 
 /* ---- kafka_identity.c ---- */
 /* The first message of a partition that is being checked. *ret_new: it is behind the position, and

@@ -195,6 +195,14 @@ static int note(struct kafka_source *s, const struct rd_kafka_metadata_topic *to
     if (!told->err && told->partition_cnt > t->count) { /* they never become fewer */
         t->count = told->partition_cnt;
     }
+    for (int i = 0; i < told->partition_cnt; i++) {
+        const struct rd_kafka_metadata_partition *m = &told->partitions[i];
+        struct kafka_partition *p = m->id >= 0 ? kafka_partition_get(t, m->id) : NULL;
+        if (!p) {
+            return err_nomem(err, sizeof *p);
+        }
+        p->leader = m->leader;
+    }
     return LEVEE_OK;
 }
 

@@ -120,6 +120,7 @@ START_TEST(an_unclean_election_is_an_error_and_never_a_silent_jump)
     }
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     (void)rd_kafka_conf_set(conf, "bootstrap.servers", broker_address(&broker), text, sizeof text);
+    (void)rd_kafka_conf_set(conf, "log_level", "0", text, sizeof text);
     rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
     rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, "unclean", NULL);
     send_numbers(1, 50);
