@@ -292,6 +292,47 @@ START_TEST(a_record_larger_than_a_segment_is_an_error_with_its_place)
 }
 END_TEST
 
+/* ---- a full queue ---- */
+
+/* Many more messages than the client queues at once, and read as fast as can be: its queue is full
+ * and then empty again within milliseconds, which the client by itself notices once a second. */
+START_TEST(a_client_whose_queue_was_full_does_not_pause)
+{
+    enum { PARTITIONS = 4, EACH = 50000, PAUSE_MS = 700 };
+    static const char *const batches[] = {"linger.ms=20", "batch.size=20000", NULL};
+    static const struct broker_how how = {.properties = batches};
+    struct levee_metrics now, before = {0};
+    int pauses = 0;
+
+    if (!begin(_i, "queue", PARTITIONS, NULL)) {
+        return;
+    }
+    for (int32_t p = 0; p < PARTITIONS; p++) {
+        BROKER_MUST(broker, broker_send_numbers(broker, "queue", p, 0, EACH, &how));
+    }
+    /* As with the defaults and some hundred megabytes: many fetches, each of which fills it. */
+    rig.kafka.properties =
+        (const char *const[]){"queued.min.messages=2000", "fetch.message.max.bytes=20000", NULL};
+    rig.kafka.look_ms = 60000; /* a look would wake it, too */
+    rig.levee.batch_interval_ms = 500;
+    rig_up(&rig);
+    int64_t moved = rig_now_ms(), end = moved + (int64_t)2 * RIG_PATIENCE_MS;
+    do {
+        rig_wait_ms(&rig, 1);
+        levee_context_metrics(rig.ctx, &now);
+        if (now.records_received != before.records_received) {
+            pauses += before.records_received && rig_now_ms() - moved >= PAUSE_MS;
+            moved = rig_now_ms();
+            before = now;
+        }
+        ck_assert_msg(moved < end, "%" PRIu64 " records received", now.records_received);
+    } while (now.records_received < (uint64_t)PARTITIONS * EACH);
+    /* One the machine may have made. */
+    ck_assert_msg(pauses <= 1, "%d pauses of %d ms and more", pauses, PAUSE_MS);
+    rig_close(&rig);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kafka_source_broker");
@@ -308,6 +349,7 @@ int main(void)
     tcase_add_test(t, a_run_has_the_partitions_of_its_first_start);
     tcase_add_loop_test(t, every_codec_and_messages_up_to_the_brokers_limit, 0, n);
     tcase_add_test(t, a_record_larger_than_a_segment_is_an_error_with_its_place);
+    tcase_add_test(t, a_client_whose_queue_was_full_does_not_pause);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

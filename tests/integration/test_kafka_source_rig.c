@@ -135,6 +135,13 @@ static void wait_on(struct rig *r, int64_t end_ms)
     (void)pthread_cond_timedwait(&r->changed, &r->mutex, &t);
 }
 
+void rig_wait_ms(struct rig *r, int ms)
+{
+    pthread_mutex_lock(&r->mutex);
+    wait_on(r, rig_now_ms() + ms);
+    pthread_mutex_unlock(&r->mutex);
+}
+
 static int see_total(levee_batch *batch, const struct levee_token *token, void *arg,
                      struct levee_error *err)
 {

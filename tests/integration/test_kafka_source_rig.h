@@ -99,5 +99,7 @@ void rig_expected_release(struct rig_expected *e);
 void rig_text_timeless(const struct levee_record *record, char out[RIG_TEXT]);
 
 int64_t rig_now_ms(void);
+/* For measurements: lets so much time pass, unless levee tells something. */
+void rig_wait_ms(struct rig *r, int ms);
 
 #endif
