@@ -317,12 +317,14 @@ int kafka_source_conf(const struct kafka_config *c, const char *uid, rd_kafka_co
         {"allow.auto.create.topics", "false"},
         {"socket.nagle.disable", "true"},
         {"fetch.wait.max.ms", wait},
+        /* The client's queue is memory beside buffer_bytes, whatever the number of partitions.
+         * Since kafka_flow.c keeps it from running dry, more of it is no faster. */
         {"queued.min.messages", "100000"},
-        {"queued.max.messages.kbytes", "65536"},
-        {"fetch.message.max.bytes", "4194304"}, /* a start: it grows to fit the message */
-        {"fetch.max.bytes", "67108864"},
-        {"receive.message.max.bytes", "134217728"},
-        {"max.poll.interval.ms", "86400000"}, /* we do not poll while the buffer is full */
+        {"queued.max.messages.kbytes", "16384"},
+        {"fetch.message.max.bytes", "2097152"}, /* a larger message comes alone */
+        {"fetch.max.bytes", "16777216"},
+        {"receive.message.max.bytes", "134217728"}, /* the largest message */
+        {"max.poll.interval.ms", "86400000"},       /* we do not poll while the buffer is full */
         {"reconnect.backoff.max.ms", "1000"},
     };
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
