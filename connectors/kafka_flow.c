@@ -16,6 +16,7 @@
 
 #define LEADERS_MAX 64
 #define RECENTLY    100000u /* messages, for the mean size */
+#define SMALLEST    1000u   /* a user who wants a queue as short as this wants it dry */
 
 static uint64_t setting(const struct kafka_source *s, const char *name)
 {
@@ -23,7 +24,8 @@ static uint64_t setting(const struct kafka_source *s, const char *name)
     size_t size = sizeof value;
     uint64_t n = 0;
 
-    ASSERT(rd_kafka_conf_get(rd_kafka_conf(s->rk), name, value, &size) == RD_KAFKA_CONF_OK);
+    rd_kafka_conf_res_t answer = rd_kafka_conf_get(rd_kafka_conf(s->rk), name, value, &size);
+    ASSERT(answer == RD_KAFKA_CONF_OK);
     for (const char *p = value; *p >= '0' && *p <= '9'; p++) {
         n = n * 10 + (uint64_t)(*p - '0');
     }
@@ -91,6 +93,10 @@ static void poke(struct kafka_source *s)
 void kafka_flow_tend(struct kafka_source *s)
 {
     struct kafka_flow *f = &s->flow;
+
+    if (f->messages_max < SMALLEST) {
+        return;
+    }
     uint64_t length = rd_kafka_queue_length(f->queue);
     uint64_t by_bytes = f->bytes ? f->bytes_max * f->messages / f->bytes : f->messages_max;
     uint64_t max = by_bytes < f->messages_max ? by_bytes : f->messages_max;

@@ -174,6 +174,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
                                                    levee_update_sum_i64, NULL);
     levee_stream *total = levee_update_state_by_key(levee_map(r->source, one, NULL), "total", NULL,
                                                     levee_update_sum_i64, NULL);
+    r->derived = seen;
     (void)levee_foreach_batch(seen, "ignore", ignore, NULL);
     (void)levee_foreach_batch(total, "see", see_total, r);
     return levee_context_status(ctx, err);

@@ -42,10 +42,10 @@ struct rig {
     const char *uid; /* NULL: "in" */
     struct levee_options levee;
     struct levee_kafka_options kafka;
-    rig_text_fn text;   /* NULL: rig_text */
-    uint32_t hold_ms;   /* a batch takes so long, as with a slow sink */
-    levee_context *ctx; /* NULL: not up */
-    levee_stream *source;
+    rig_text_fn text;               /* NULL: rig_text */
+    uint32_t hold_ms;               /* a batch takes so long, as with a slow sink */
+    levee_context *ctx;             /* NULL: not up */
+    levee_stream *source, *derived; /* derived: not a source */
 
     pthread_mutex_t mutex; /* guards what levee's threads write */
     pthread_cond_t changed;

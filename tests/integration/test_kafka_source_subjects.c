@@ -190,6 +190,76 @@ START_TEST(a_pattern_run_once_ends_at_the_end_of_what_matches)
 }
 END_TEST
 
+/* Named by the user later, it is the user who says where it begins; its neighbour goes on. */
+START_TEST(a_topic_that_is_named_later_begins_where_start_says)
+{
+    static const char *const one[] = {"a", NULL}, *const two[] = {"a", "b", NULL};
+
+    mock_topic(&mock, "a", 1);
+    mock_topic(&mock, "b", 1);
+    send_numbers("b", 0, 1, 10); /* before it was named */
+    begin();
+    rig.kafka.topics = one;
+    rig.kafka.start = LEVEE_KAFKA_LATEST;
+    rig_up(&rig);
+    rig_await_partitions(&rig, 1);
+    rig_down(&rig);
+    send_numbers("a", 0, 100, 10);
+    rig_expect_numbers(&expected, 100, 10);
+    rig.kafka.topics = two;
+    rig_up(&rig);
+    rig_await_partitions(&rig, 2);
+    rig_await(&rig, 10);
+    send_numbers("b", 0, 200, 10);
+    rig_expect_numbers(&expected, 200, 10);
+    finish();
+}
+END_TEST
+
+/* Names longer than a producer id, and equal for most of it. */
+START_TEST(long_names_are_told_apart)
+{
+    char names[2][250];
+    const char *topics[] = {names[0], names[1], NULL};
+
+    for (size_t i = 0; i < 2; i++) {
+        memset(names[i], 'n', sizeof names[i] - 1);
+        names[i][sizeof names[i] - 1] = '\0';
+        names[i][sizeof names[i] - 2] = (char)('0' + i);
+        mock_topic(&mock, names[i], 2);
+        send_numbers(names[i], 1, i * 1000, 100 * (i + 1));
+        rig_expect_numbers(&expected, i * 1000, 100 * (i + 1));
+    }
+    begin();
+    rig.kafka.topics = topics;
+    rig_up(&rig);
+    rig_await(&rig, 300);
+    rig_down(&rig);
+    rig_up(&rig);
+    for (size_t i = 0; i < 2; i++) {
+        send_numbers(names[i], 0, 5000 + i * 1000, 10);
+        rig_expect_numbers(&expected, 5000 + i * 1000, 10);
+    }
+    finish();
+}
+END_TEST
+
+START_TEST(only_a_kafka_source_has_a_status)
+{
+    struct levee_kafka_status status;
+
+    mock_topic(&mock, "t", 1);
+    begin();
+    rig.kafka.topic = "t";
+    rig_up(&rig);
+    ck_assert_int_eq(levee_kafka_source_status(rig.source, &status), LEVEE_OK);
+    ck_assert_int_eq(levee_kafka_source_status(rig.source, NULL), LEVEE_EINVALID);
+    ck_assert_int_eq(levee_kafka_source_status(rig.derived, &status), LEVEE_EINVALID);
+    ck_assert_int_eq(levee_kafka_source_status(NULL, &status), LEVEE_EINVALID);
+    rig_close(&rig);
+}
+END_TEST
+
 /* ---- explicit sets ---- */
 
 START_TEST(two_contexts_share_a_topic_by_sets)
@@ -384,6 +454,9 @@ int main(void)
     tcase_add_test(t, a_pattern_takes_topics_that_show_up_later);
     tcase_add_test(t, a_pattern_that_matches_nothing_waits_for_its_first_topic);
     tcase_add_test(t, a_pattern_run_once_ends_at_the_end_of_what_matches);
+    tcase_add_test(t, a_topic_that_is_named_later_begins_where_start_says);
+    tcase_add_test(t, long_names_are_told_apart);
+    tcase_add_test(t, only_a_kafka_source_has_a_status);
     tcase_add_test(t, two_contexts_share_a_topic_by_sets);
     tcase_add_test(t, a_partition_that_is_not_there_is_named);
     tcase_add_test(t, latest_begins_at_the_first_start_and_never_again);
