@@ -165,7 +165,7 @@ END_TEST
 
 START_TEST(a_time_is_where_partitions_begin)
 {
-    char texts[30][8];
+    char texts[30][16];
 
     if (!begin(_i, "times", 3, NULL)) {
         return;

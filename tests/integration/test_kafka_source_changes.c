@@ -223,7 +223,7 @@ END_TEST
 static void send_keyed(const char *topic, int keys, const char *value)
 {
     struct broker_message m[64];
-    char names[64][8];
+    char names[64][16];
 
     for (int k = 0; k < keys; k++) {
         (void)snprintf(names[k], sizeof names[k], "k%d", k);
@@ -301,7 +301,7 @@ START_TEST(a_compacted_topic_has_holes_and_tombstones)
         return;
     }
     for (int round = 0; round < 4; round++) {
-        char value[8];
+        char value[16];
         (void)snprintf(value, sizeof value, "v%d", round);
         send_keyed("compacted", 40, round == 2 ? NULL : value);
     }
