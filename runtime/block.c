@@ -96,6 +96,28 @@ void rt_block_seal(struct rt_block *b)
     b->frame.payload[1] = slice_of(NULL, 0);
 }
 
+uint64_t rt_block_records_hash(const struct rt_block *b)
+{
+    return hash64(b->payload.data + b->records_offset, b->payload.len - b->records_offset, 0);
+}
+
+bool rt_block_seal_range(struct rt_block *b, uint64_t last_hash)
+{
+    struct buf *l = &b->logged;
+
+    buf_put(l, b->payload.data, b->records_offset);
+    buf_u64(l, rt_block_records_hash(b));
+    buf_varint(l, b->payload.len - b->records_offset);
+    buf_u64(l, last_hash);
+    if (l->failed) {
+        return false;
+    }
+    l->data[1] |= RT_BLOCK_RANGE;
+    b->frame.flags |= RT_BLOCK_RANGE;
+    b->frame.payload[0] = buf_view(l);
+    return true;
+}
+
 int rt_block_parse(struct rt_block *b, struct levee_error *err)
 {
     struct cursor c = cursor_of(buf_view(&b->payload));
@@ -109,6 +131,13 @@ int rt_block_parse(struct rt_block *b, struct levee_error *err)
     (void)cur_u64(&c); /* base time: the cursor reads it */
     size_t n = (size_t)cur_varint(&c);
     b->producer = cur_bytes(&c, n);
+    b->elsewhere = (b->flags & RT_BLOCK_RANGE) != 0;
+    if (b->elsewhere) {
+        b->flags &= (uint8_t)~RT_BLOCK_RANGE;
+        b->records_hash = cur_u64(&c);
+        b->records_len = cur_varint(&c);
+        b->last_hash = cur_u64(&c);
+    }
     if (c.bad || version != BLOCK_VERSION || b->last_seq < b->first_seq) {
         err_set(err, LEVEE_EWAL_CORRUPT, "a block's payload does not parse");
         err_expected(err, "version %u", BLOCK_VERSION);
@@ -240,6 +269,7 @@ void rt_block_free(struct rt_block *b)
 {
     if (b) {
         buf_release(&b->payload);
+        buf_release(&b->logged);
         mem_free(b);
     }
 }

@@ -7,6 +7,10 @@
  * sequence, i64 base time, varint + producer id; then per record: [zigzag varint of time - previous
  * time] [varint of sequence - previous - 1] [key: varint(len + 1)] value: varint(len + 1), bytes (0
  * = absent). The bracketed fields are there when the block's flag says so.
+ *
+ * In positions mode the log gets the header with RANGE set, and instead of the records: u64 their
+ * XXH3-64, varint their length, u64 hash of the last record (0: not kept). The block in memory is
+ * like any other.
  */
 #ifndef LEVEE_RT_BLOCK_H
 #define LEVEE_RT_BLOCK_H
@@ -19,7 +23,8 @@ enum rt_block_flags {
     RT_BLOCK_TIMES = 2,    /* some record has an event time */
     RT_BLOCK_HOLES = 4,    /* sequences are listed one by one */
     RT_BLOCK_NUMBERED = 8, /* a reliable producer: sequences count */
-    RT_BLOCK_BYE = 16      /* the producer has left: no records */
+    RT_BLOCK_BYE = 16,     /* the producer has left: no records */
+    RT_BLOCK_RANGE = 32    /* only in the log: the records are at their source (positions mode) */
 };
 
 struct rt_block {
@@ -37,6 +42,9 @@ struct rt_block {
     uint64_t ticket;    /* of its inlet */
     int64_t last_time;  /* of the newest record, while the block is being filled and afterwards */
     size_t last_offset; /* where that record begins in payload; 0: not known (read back) */
+    bool elsewhere;     /* recovery: the records are at their source; these say what they must be */
+    uint64_t records_hash, records_len, last_hash;
+    struct buf logged; /* positions mode: what goes into the log */
     bool on_disk; /* recovery: the payload was not kept and is read again when its batch opens */
 };
 
@@ -56,6 +64,11 @@ void rt_block_cursor_init(struct rt_block_cursor *c, const struct rt_block *bloc
  * the same. */
 bool rt_block_next(struct rt_block_cursor *c, struct levee_record *ret);
 
+/* Of all records as they are encoded. */
+uint64_t rt_block_records_hash(const struct rt_block *b);
+/* After the seal: the frame gets the records' place instead of the records. last_hash: of the last
+ * record, or 0. false: no memory. */
+bool rt_block_seal_range(struct rt_block *b, uint64_t last_hash);
 /* levee_record_hash of the last record; 0: the block has none. */
 uint64_t rt_block_last_hash(const struct rt_block *block);
 

@@ -229,6 +229,9 @@ static void close_lanes(levee_context *ctx)
             io->ops->lane_close(s->lane);
         }
     }
+    if (ctx->graph) {
+        rt_reread_close(ctx);
+    }
     if (ctx->driver) {
         io->ops->lane_close(ctx->driver);
     }

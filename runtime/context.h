@@ -39,6 +39,20 @@ struct rt_fact { /* what levee_inlet_remember stored */
     char *name;
     struct levee_slice value; /* owned */
 };
+struct levee_inlet;
+struct rt_reread { /* records that are read again (reread.c); the lane's while busy, else the loop's
+                    */
+    struct levee_inlet *inlet;
+    struct io_lane *lane; /* NULL: the source cannot */
+    struct io_task task, reply;
+    struct rt_block **blocks;
+    size_t count, cap, done;
+    bool busy, reported;
+    _Atomic bool hurry;
+    uint32_t backoff_ms;
+    int code;
+    struct levee_error err;
+};
 enum rt_receiver_state { RT_RECEIVER_OFF, RT_RECEIVER_ON, RT_RECEIVER_FAILED };
 
 struct levee_inlet { /* = a source at run time */
@@ -88,6 +102,7 @@ struct levee_inlet { /* = a source at run time */
     enum rt_receiver_state state;
     uint32_t backoff_ms;
     uint64_t consumed_lsn; /* last block in a computed batch */
+    struct rt_reread reread;
 };
 struct rt_source { /* the engine's name for it */
     struct levee_inlet inlet;
@@ -342,6 +357,14 @@ int rt_source_applied(struct rt_source *s, const struct rt_block *b, struct leve
 /* Items of a checkpoint: producers as of the last computed batch, facts. */
 void rt_source_encode(struct rt_source *s, struct buf *ret);
 int rt_source_decode(struct rt_source *s, struct levee_slice bytes, struct levee_error *err);
+
+/* ---- reread.c ---- */
+int rt_reread_open(levee_context *ctx, struct levee_error *err);
+/* Are there blocks without records that the next batch takes (next NULL: an unlogged one)? Then
+ * they are being read, and rt_pump is called when they are there. */
+bool rt_reread_needed(levee_context *ctx, const struct rt_logged_batch *next);
+bool rt_reread_idle(levee_context *ctx);
+void rt_reread_close(levee_context *ctx);
 
 /* ---- sink.c ---- */
 struct rt_sink *rt_sink_new(levee_context *ctx, levee_stream *node);

@@ -167,6 +167,11 @@ static int queue_block(struct levee_inlet *in, struct rt_block *b, struct levee_
     b->frame.done = block_done;
     b->frame.owner = in;
     b->ticket = in->ticket;
+    if (in->options.positions && !(b->flags & RT_BLOCK_BYE) &&
+        !rt_block_seal_range(b, in->options.identity ? rt_block_last_hash(b) : 0)) {
+        rt_block_free(b);
+        return err_nomem(err, BLOCK_OVERHEAD);
+    }
     crash_at(in->ctx->io, CP_BLOCK_BEFORE_APPEND);
     int code = wal_append(in->ctx->wal, &b->frame, err);
     if (code) {
@@ -417,7 +422,7 @@ static int append_locked(struct levee_inlet *in, const struct levee_append *a, u
     if (!in->taking) {
         return err_set(err, LEVEE_ESTOPPED, "source %s takes nothing any more", in->node->uid);
     }
-    if (a->partition >= in->options.partitions ||
+    if (a->partition >= in->options.partitions || (!numbered && in->options.positions) ||
         (numbered && !a->sequences && a->first_sequence == 0)) {
         err_set(err, LEVEE_EINVALID, "source %s: partition or sequence out of range",
                 in->node->uid);

@@ -178,6 +178,11 @@ static void start_next_batch(levee_context *ctx)
         (ctx->committing.count && ctx->committing_bytes > ctx->opt.output_bytes)) {
         return;
     }
+    struct link *next = ctx->logged.head;
+    if ((next || rt_sinks_judged(ctx)) &&
+        rt_reread_needed(ctx, next ? CONTAINER_OF(next, struct rt_logged_batch, link) : NULL)) {
+        return; /* and again when they are there */
+    }
     if (ctx->logged.head) {
         struct link *l = fifo_pop(&ctx->logged);
         code = rt_batch_open(ctx, CONTAINER_OF(l, struct rt_logged_batch, link), 0, 0, &err);
@@ -268,7 +273,7 @@ void rt_pump(levee_context *ctx)
         }
     } else {
         begin_stopping(ctx);
-        if (!ctx->computing && rt_sinks_idle(ctx) && rt_ckpt_idle(ctx)) {
+        if (!ctx->computing && rt_sinks_idle(ctx) && rt_reread_idle(ctx) && rt_ckpt_idle(ctx)) {
             become_stopped(ctx);
         }
     }

@@ -74,8 +74,16 @@ static int read_block(levee_context *ctx, const struct wal_entry *e, struct buf 
         rt_block_free(b);
         return code;
     }
-    if (atomic_load(&ctx->buffered) >
-        ctx->opt.buffer_bytes) { /* memory is bounded: read again when its turn comes */
+    if (b->elsewhere && !s->inlet.ops->read) {
+        err_set(err, LEVEE_EUNSUPPORTED, "source %s cannot read its records again",
+                s->inlet.node->uid);
+        err_where(err, "LSN %llu", (unsigned long long)e->lsn);
+        err_found(err, "the log holds only where they are (positions mode)");
+        return LEVEE_EUNSUPPORTED;
+    }
+    if (!b->elsewhere &&
+        atomic_load(&ctx->buffered) >
+            ctx->opt.buffer_bytes) { /* memory is bounded: read again when its turn comes */
         (void)atomic_fetch_sub(&ctx->buffered, b->payload.cap);
         buf_release(&b->payload);
         b->producer = slice_of(NULL, 0);

@@ -219,8 +219,8 @@ size_t rt_source_take(struct rt_source *s, uint64_t last_lsn, struct fifo *into)
     pthread_mutex_lock(&in->mutex);
     while (in->waiting.head) {
         struct rt_block *b = CONTAINER_OF(in->waiting.head, struct rt_block, link);
-        if (b->lsn > last_lsn) {
-            break;
+        if (b->lsn > last_lsn || b->elsewhere) {
+            break; /* the next batch's */
         }
         (void)fifo_pop(&in->waiting);
         in->waiting_records -= b->count;
@@ -301,7 +301,9 @@ int rt_source_restore_block(struct rt_source *s, struct rt_block *b, struct leve
             p->gone = true;
         } else {
             p->taken = p->durable = b->last_seq;
-            p->taken_hash = in->options.identity ? rt_block_last_hash(b) : 0;
+            p->taken_hash = !in->options.identity ? 0
+                            : b->elsewhere        ? b->last_hash
+                                                  : rt_block_last_hash(b);
             p->gone = false;
         }
     }
@@ -586,6 +588,11 @@ levee_stream *levee_receiver_source_at(levee_context *ctx, const char *uid,
         return NULL;
     }
     filled.partitions = filled.partitions ? filled.partitions : 1;
+    if (filled.positions && (!ops || !ops->read || !filled.reliable || !filled.replayable)) {
+        return rt_graph_fail(g, file, line, LEVEE_EINVALID,
+                             "source %s: positions need read, and be reliable and replayable",
+                             uid ? uid : "(no uid)");
+    }
     if (!ops || ops->version != 1 || !ops->start || !ops->stop || filled.partitions > UINT16_MAX) {
         return rt_graph_fail(
             g, file, line, LEVEE_EINVALID,

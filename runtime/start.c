@@ -125,6 +125,9 @@ static int open_lanes(levee_context *ctx, struct levee_error *err)
     if (code == LEVEE_OK) {
         code = io->ops->lane_open(io, "checkpoint", &ctx->ckpt_lane, err);
     }
+    if (code == LEVEE_OK) {
+        code = rt_reread_open(ctx, err);
+    }
     for (size_t i = 0; i < ctx->graph->sink_count && code == LEVEE_OK; i++) {
         struct rt_sink *s = ctx->graph->sinks[i]->sink;
         if (s->ops) {

@@ -79,6 +79,14 @@ LEVEE_API const char *levee_inlet_uid(const levee_inlet *inlet);
 /* Records per second this source may take; 0: no limit. */
 LEVEE_API uint64_t levee_inlet_max_rate(const levee_inlet *inlet);
 
+struct levee_range { /* records that were appended once */
+    struct levee_slice producer;
+    uint32_t partition;
+    uint64_t first, last; /* sequences of its ends */
+    uint32_t count;
+};
+typedef int (*levee_reread_fn)(void *arg, const struct levee_record *record, uint64_t sequence);
+
 struct levee_receiver_ops {
     int version; /* 1 */
     /* Starts receiving; must not block for long: use a thread. May be called again after stop.
@@ -94,6 +102,13 @@ struct levee_receiver_ops {
     void (*ready)(void *self);
     /* Frees self. Called once from levee_free. May be NULL. */
     void (*destroy)(void *self);
+    /* For `positions`: reads the records of a range again, as they were appended, and gives each to
+     * add, in order; ends with add's first code other than 0. May block for a second or so, then
+     * RETRY-class errors: it is called again with back-off, from the beginning of the range. What
+     * comes is compared with what was received (TOPIC_CHANGED). Thread: a lane of its own, before
+     * start and beside the receiver; one call at a time. NULL: cannot. */
+    int (*read)(void *self, levee_inlet *inlet, const struct levee_range *range,
+                levee_reread_fn add, void *arg, struct levee_error *err);
 };
 struct levee_receiver_options {
     uint32_t
@@ -101,6 +116,7 @@ struct levee_receiver_options {
     bool reliable;   /* its producers are numbered: exactly once */
     bool replayable; /* it can read again what it did not hear durable for */
     bool holes;      /* sequences may jump forward */
+    bool positions;  /* the log keeps only where its records are: needs `read`, and producers */
     bool identity;   /* the hash of each producer's last record is kept: levee_inlet_last_hash */
 };
 LEVEE_API levee_stream *levee_receiver_source_at(levee_context *ctx, const char *uid,

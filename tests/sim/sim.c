@@ -62,8 +62,9 @@ int main(void)
             }
         }
     }
-    (void)printf("%llu crashes over %llu lives\n", (unsigned long long)stats.crashes,
-                 (unsigned long long)stats.lives);
+    (void)printf("%llu crashes over %llu lives, %llu records read again from their source\n",
+                 (unsigned long long)stats.crashes, (unsigned long long)stats.lives,
+                 (unsigned long long)stats.reread);
     print_histogram(&stats);
     (void)printf("%llu passed, %llu failed\n", (unsigned long long)(run - failed),
                  (unsigned long long)failed);

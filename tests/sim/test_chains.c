@@ -23,6 +23,7 @@ START_TEST(f20_chains_of_crashes_lose_and_repeat_nothing)
                       why, (unsigned long long)seed);
     }
     ck_assert_uint_gt(stats.crashes, SEEDS);
+    ck_assert_uint_gt(stats.reread, SEEDS);
 }
 END_TEST
 

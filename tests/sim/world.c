@@ -10,7 +10,7 @@ struct world {
     struct world_stats *stats;
     struct levee_testing *sim;
     levee_context *ctx;
-    levee_stream *source;
+    struct upstream upstream;
     struct remote remote;
     struct letters letters;
     bool emitted[WORLD_WORDS][WORLD_RECORDS + 1]; /* totals that the files have ever shown */
@@ -56,8 +56,8 @@ static int setup(levee_context *ctx, void *arg, struct levee_error *err)
 {
     struct world *w = arg;
 
-    w->source = levee_queue_source(ctx, "lines", 2);
-    levee_stream *words = levee_map_to_i64(levee_flat_map(w->source, split, NULL), 1);
+    levee_stream *lines = upstream_source(ctx, "lines", &w->upstream);
+    levee_stream *words = levee_map_to_i64(levee_flat_map(lines, split, NULL), 1);
     levee_stream *totals = levee_update_state_by_key(levee_reduce_by_key(words, &levee_sum_i64),
                                                      "totals", NULL, levee_update_sum_i64, NULL);
     (void)levee_sink(totals, "remote", &remote_ops, &w->remote);
@@ -108,7 +108,7 @@ static struct levee_options options_of(struct world *w)
 
 static bool note_acks(struct world *w)
 {
-    uint64_t durable = levee_queue_durable(w->source);
+    uint64_t durable = w->upstream.durable;
 
     if (durable > w->pushed) {
         return broken(w, "acknowledged %llu, only %llu were sent", (unsigned long long)durable,
@@ -120,17 +120,11 @@ static bool note_acks(struct world *w)
 
 static bool push_some(struct world *w)
 {
-    struct levee_record r[16];
-    char text[16][24];
     uint64_t left = w->o->records - w->pushed, n = 1 + pick(w, 12);
+    struct levee_error err = {0};
 
     n = n < left ? n : left;
-    for (uint64_t i = 0; i < n; i++) {
-        (void)snprintf(text[i], sizeof text[i], " %s ", world_word(w->words[w->pushed + i]));
-        r[i] = (struct levee_record){.value = slice_str(text[i])};
-    }
-    struct levee_error err = {0};
-    int code = n ? levee_queue_push(w->source, r, n, w->pushed + 1, &err) : LEVEE_OK;
+    int code = n ? upstream_push(&w->upstream, w->pushed + 1, n, &err) : LEVEE_OK;
     if (code == LEVEE_OK) {
         w->pushed += n;
         return true;
@@ -329,7 +323,7 @@ static enum life_end live(struct world *w, bool last)
     if (levee_start(w->ctx, &err) != LEVEE_OK) {
         return expected_error(w, &err, "start") ? LIFE_CRASHED : LIFE_BROKEN;
     }
-    w->pushed = levee_queue_durable(w->source);
+    w->pushed = w->upstream.durable;
     if (w->pushed < w->acked) {
         (void)broken(w, "record %llu was acknowledged and is gone (%llu are left)",
                      (unsigned long long)w->acked, (unsigned long long)w->pushed);
@@ -398,6 +392,8 @@ bool world_run(const struct world_options *o, struct world_stats *stats, char wh
     for (uint32_t i = 0; i < o->records; i++) {
         w->words[i] = (int)pick(w, WORLD_WORDS);
     }
+    w->upstream =
+        (struct upstream){.words = w->words, .rng = o->seed + 5, .positions = o->seed % 3 == 0};
     enum life_end end = LIFE_CRASHED;
     for (uint32_t life = 0; end == LIFE_CRASHED && life < o->lives + 20; life++) {
         bool last = life >= o->lives;
@@ -428,6 +424,7 @@ bool world_run(const struct world_options *o, struct world_stats *stats, char wh
         stats->images = io_sim_image_hash(w->sim->io);
     }
     ok = end == LIFE_FINISHED;
+    stats->reread += w->upstream.reread;
     if (end == LIFE_CRASHED) {
         (void)broken(w, "the last life did not finish");
     }

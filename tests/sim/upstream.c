@@ -1,0 +1,106 @@
+#include "tests/sim/upstream.h"
+
+#include <stdio.h>
+
+#include "base/base.h"
+#include "tests/sim/remote.h"
+
+#define SENDER         "sender"
+#define AWAY_PER_MILLE 200
+
+static void text_of(const struct upstream *u, uint64_t seq, char out[24])
+{
+    (void)snprintf(out, 24, " %s ", world_word(u->words[seq - 1]));
+}
+
+static int up_start(void *self, levee_inlet *inlet, struct levee_error *err)
+{
+    struct upstream *u = self;
+    uint64_t connection;
+
+    u->inlet = inlet;
+    u->pending_count = 0;
+    u->durable_ticket = 0;
+    return levee_inlet_hello(inlet, levee_text(SENDER), &u->durable, &connection, err);
+}
+
+static void up_stop(void *self)
+{
+    (void)self;
+}
+
+static void up_durable(void *self, uint64_t ticket)
+{
+    struct upstream *u = self;
+    size_t done = 0;
+
+    u->durable_ticket = ticket;
+    for (; done < u->pending_count && u->pending[done].ticket <= ticket; done++) {
+        u->durable = u->pending[done].last;
+    }
+    u->pending_count -= done;
+    memmove(u->pending, u->pending + done, u->pending_count * sizeof *u->pending);
+}
+
+static int up_read(void *self, levee_inlet *inlet, const struct levee_range *range,
+                   levee_reread_fn add, void *arg, struct levee_error *err)
+{
+    struct upstream *u = self;
+    int code = LEVEE_OK;
+
+    (void)inlet;
+    for (uint64_t seq = range->first; seq <= range->last && code == LEVEE_OK; seq++) {
+        char text[24];
+        if (rng_next(&u->rng) % 1000 < AWAY_PER_MILLE / range->count) {
+            return err_set(err, LEVEE_ECONNECTION, "upstream is away");
+        }
+        text_of(u, seq, text);
+        code = add(arg, &(struct levee_record){.value = slice_str(text)}, seq);
+        u->reread++;
+    }
+    return code;
+}
+
+static const struct levee_receiver_ops ops = {
+    .version = 1, .start = up_start, .stop = up_stop, .durable = up_durable, .read = up_read};
+
+levee_stream *upstream_source(levee_context *ctx, const char *uid, struct upstream *u)
+{
+    return levee_receiver_source(
+        ctx, uid,
+        &(struct levee_receiver_options){
+            .partitions = 2, .reliable = true, .replayable = true, .positions = u->positions},
+        &ops, u);
+}
+
+int upstream_push(struct upstream *u, uint64_t first, uint64_t n, struct levee_error *err)
+{
+    struct levee_record r[16];
+    char text[16][24];
+    uint64_t ticket = 0;
+
+    ASSERT(n <= ARRAY_LEN(r) && u->pending_count < UPSTREAM_PENDING);
+    for (uint64_t i = 0; i < n; i++) {
+        text_of(u, first + i, text[i]);
+        r[i] = (struct levee_record){.value = slice_str(text[i])};
+    }
+    for (uint32_t p = 0; p < 2; p++) {
+        uint64_t from = p * n / 2, to = (p + 1) * n / 2;
+        struct levee_append a = {.producer = levee_text(SENDER),
+                                 .first_sequence = first + from,
+                                 .partition = p,
+                                 .records = r + from,
+                                 .count = (size_t)(to - from)};
+        int code = to > from ? levee_inlet_append(u->inlet, &a, &ticket, err) : LEVEE_OK;
+        if (code) {
+            return code;
+        }
+    }
+    if (ticket <= u->durable_ticket) {
+        u->durable = first + n - 1;
+    } else {
+        u->pending[u->pending_count].ticket = ticket;
+        u->pending[u->pending_count++].last = first + n - 1;
+    }
+    return LEVEE_OK;
+}
