@@ -228,13 +228,12 @@ START_TEST(a_batch_that_was_logged_is_made_of_the_same_records)
     push(&j, 1, 50);
     levee_sim_run_ms(j.sim, 2500);
     check_seen(&j, 50);
-    memset(j.seen, 0, sizeof j.seen);
     push(&j, 51, 60);
     die(&j);
     start(&j);
     drain(&j);
     ck_assert_uint_eq(j.rereads, 60);
-    check_seen(&j, 60); /* foreach_batch: at least once, and from the log exactly once more */
+    check_seen(&j, 60); /* the first 50 were computed again, but their batch was done */
     levee_sim_free(j.sim);
 }
 END_TEST
