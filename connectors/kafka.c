@@ -208,6 +208,7 @@ static void kafka_free(void *self)
 {
     struct kafka_source *s = self;
 
+    kafka_reread_close(s);
     kafka_config_release(&s->config);
     buf_release(&s->scratch);
     mem_free(s->group.mark.next);
@@ -222,6 +223,7 @@ static const struct levee_receiver_ops kafka_ops = {
     .durable = kafka_durable,
     .ready = kafka_ready,
     .destroy = kafka_free,
+    .read = kafka_read_again,
 };
 
 int levee_kafka_source_status(levee_stream *source, struct levee_kafka_status *ret)
@@ -305,6 +307,7 @@ levee_stream *levee_kafka_source_at(levee_context *ctx, const char *uid,
                                                                   .reliable = true,
                                                                   .replayable = true,
                                                                   .holes = true,
+                                                                  .positions = s->config.positions,
                                                                   .identity = true},
                                  &kafka_ops, s, file, line);
     if (!stream) {

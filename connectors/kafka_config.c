@@ -237,6 +237,9 @@ static int check_values(const struct levee_kafka_options *o, struct levee_error 
     if ((unsigned)o->start > LEVEE_KAFKA_TIMESTAMP || (unsigned)o->on_gap > LEVEE_KAFKA_SKIP) {
         return err_set(err, LEVEE_EINVALID, "start or on_gap has no such value");
     }
+    if ((unsigned)o->mode > LEVEE_KAFKA_POSITIONS) {
+        return err_set(err, LEVEE_EINVALID, "mode has no such value");
+    }
     if (o->start_time_ms < 0) {
         return err_set(err, LEVEE_EINVALID, "start_time_ms lies before 1970");
     }
@@ -255,6 +258,7 @@ int kafka_config_copy(const struct levee_kafka_options *o, struct kafka_config *
         .on_gap = o->on_gap,
         .envelope = o->envelope,
         .adopt = o->adopt,
+        .positions = o->mode == LEVEE_KAFKA_POSITIONS,
         .rate = o->max_rate_per_partition,
         .commit_ns = (uint64_t)(o->commit_ms ? o->commit_ms : 5000) * 1000000u,
         .look_ns = (uint64_t)(o->look_ms ? o->look_ms : 5000) * 1000000u,

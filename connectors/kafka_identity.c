@@ -22,61 +22,13 @@
  */
 #include "connectors/kafka_source.h"
 
-#define DESCRIBE_MS 3000
-
-/* ---- is it compacted? ---- */
-
-enum compaction { NOT_COMPACTED, COMPACTED, COMPACTION_UNKNOWN };
-
-static enum compaction policy_of(rd_kafka_event_t *event)
-{
-    size_t n = 0, entries = 0;
-    const rd_kafka_DescribeConfigs_result_t *result = rd_kafka_event_DescribeConfigs_result(event);
-    const rd_kafka_ConfigResource_t **resources =
-        result ? rd_kafka_DescribeConfigs_result_resources(result, &n) : NULL;
-
-    if (n != 1 || rd_kafka_ConfigResource_error(resources[0])) {
-        return COMPACTION_UNKNOWN;
-    }
-    const rd_kafka_ConfigEntry_t **configs =
-        rd_kafka_ConfigResource_configs(resources[0], &entries);
-    for (size_t i = 0; i < entries; i++) {
-        const char *value = rd_kafka_ConfigEntry_value(configs[i]);
-        if (strcmp(rd_kafka_ConfigEntry_name(configs[i]), "cleanup.policy") == 0 && value) {
-            return strstr(value, "compact") ? COMPACTED : NOT_COMPACTED;
-        }
-    }
-    return COMPACTION_UNKNOWN;
-}
-
 /* Asked once and not insisted on: it takes rights that a reader may not have. */
-static enum compaction compaction_of(struct kafka_source *s, const char *topic)
+static bool known_not_compacted(struct kafka_source *s, const char *topic)
 {
-    rd_kafka_ConfigResource_t *wanted = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(s->rk);
-    rd_kafka_AdminOptions_t *options =
-        rd_kafka_AdminOptions_new(s->rk, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
-    enum compaction answer = COMPACTION_UNKNOWN;
-    uint64_t end = kafka_now(s) + (uint64_t)DESCRIBE_MS * 1000000u;
-    rd_kafka_event_t *event = NULL;
-    char text[128];
+    struct kafka_policy policy;
 
-    (void)rd_kafka_AdminOptions_set_request_timeout(options, DESCRIBE_MS, text, sizeof text);
-    rd_kafka_DescribeConfigs(s->rk, &wanted, 1, options, queue);
-    while (!event && !atomic_load(&s->stop) && kafka_now(s) < end) {
-        event = rd_kafka_queue_poll(queue, KAFKA_POLL_MS);
-    }
-    if (event) {
-        if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_DESCRIBECONFIGS_RESULT &&
-            !rd_kafka_event_error(event)) {
-            answer = policy_of(event);
-        }
-        rd_kafka_event_destroy(event);
-    }
-    rd_kafka_AdminOptions_destroy(options);
-    rd_kafka_queue_destroy(queue);
-    rd_kafka_ConfigResource_destroy(wanted);
-    return answer;
+    return kafka_policy_ask(s, topic, &policy) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+           strcmp(policy.cleanup, "unknown") != 0 && !strstr(policy.cleanup, "compact");
 }
 
 /* ---- the three answers ---- */
@@ -99,7 +51,7 @@ int kafka_identity_absent(struct kafka_source *s, struct kafka_partition *p, int
         return code;
     }
     bool retention = p->next - 1 < low;
-    if (!retention && compaction_of(s, p->topic->name) == NOT_COMPACTED) {
+    if (!retention && known_not_compacted(s, p->topic->name)) {
         err_set(err, LEVEE_ETOPIC_CHANGED,
                 "source %s: Kafka topic %s has lost the last record that was read from it",
                 levee_inlet_uid(s->inlet), p->topic->name);

@@ -285,8 +285,11 @@ static int collect(struct kafka_source *s, struct levee_error *err)
 /* New partitions, from first on: nobody else's, resolved, ours. */
 static int begin_partitions(struct kafka_source *s, size_t first, struct levee_error *err)
 {
-    int code = kafka_group_check(s, first, err);
+    int code = kafka_policies_check(s, err);
 
+    if (code == LEVEE_OK) {
+        code = kafka_group_check(s, first, err);
+    }
     if (code == LEVEE_OK) {
         code = kafka_positions_resolve(s, first, err);
     }

@@ -30,6 +30,8 @@
 #define KAFKA_POLL_MS    100 /* longest wait inside the client: bounds how long a stop takes */
 #define KAFKA_SECOND_NS  1000000000u
 #define KAFKA_NEVER      (-1) /* partition.until: no end is wanted */
+#define KAFKA_KEY_MAX    (LEVEE_PRODUCER_MAX - 16)
+#define KAFKA_ASK_MS     2000 /* one question on the lane that reads again */
 #define KAFKA_TOPIC_MAX  249  /* Kafka's own limit */
 
 /* ---- kafka_config.c ---- */
@@ -49,7 +51,7 @@ struct kafka_config { /* the user's options, copied and checked */
     enum levee_kafka_start start;
     int64_t start_time_ms;
     enum levee_kafka_gap on_gap;
-    bool envelope, adopt;
+    bool envelope, adopt, positions;
     uint64_t rate;
     uint64_t commit_ns, look_ns;
     uint32_t fetch_wait_ms;
@@ -69,12 +71,13 @@ int kafka_source_conf(const struct kafka_config *c, const char *uid, rd_kafka_co
 /* ---- topics and partitions ---- */
 struct kafka_topic {
     char *name;
-    char key[LEVEE_PRODUCER_MAX - 16]; /* its name in producer ids and facts */
-    rd_kafka_topic_t *rkt;             /* ours, so that no other topic can get its address */
-    rd_kafka_resp_err_t code;          /* what the broker last said of it */
-    uint64_t missing_since;            /* it has partitions of ours and is unknown; 0: it is not */
-    bool given_up;                     /* deleted, and skipped */
-    int32_t count;                     /* partitions the broker has told of */
+    char key[KAFKA_KEY_MAX];  /* its name in producer ids and facts */
+    rd_kafka_topic_t *rkt;    /* ours, so that no other topic can get its address */
+    rd_kafka_resp_err_t code; /* what the broker last said of it */
+    uint64_t missing_since;   /* it has partitions of ours and is unknown; 0: it is not */
+    bool policy_known;        /* positions mode: it is not compacted */
+    bool given_up;            /* deleted, and skipped */
+    int32_t count;            /* partitions the broker has told of */
     uint32_t first_input;
     bool recalled;                  /* the log knows it from an earlier start */
     bool changed;                   /* its fact is to be remembered */
@@ -170,6 +173,12 @@ struct kafka_source {
 
     struct kafka_flow flow;
     struct kafka_group group;
+    struct { /* positions mode: the reading lane's own */
+        rd_kafka_t *rk;
+        struct kafka_tail *tails;
+        size_t count, cap;
+        struct buf scratch;
+    } again;
     struct {
         struct counter topics, partitions, verified, absent, gaps, gap_offsets, commits,
             commit_failures;
@@ -203,6 +212,8 @@ int kafka_topics_wait(struct kafka_source *s, struct levee_error *err);
 /* One look; what is new is in the topics afterwards. No answer is no error. Errors: TOPIC (one that
  * we read is gone), NOMEM. */
 int kafka_topics_look(struct kafka_source *s, struct levee_error *err);
+/* Its name in producer ids. */
+void kafka_topic_key(const char *name, char key[KAFKA_KEY_MAX]);
 /* The partition among a topic's by id, made if need be; NULL: no memory. */
 struct kafka_partition *kafka_partition_get(struct kafka_topic *t, int32_t id);
 /* Takes the partitions into s->partitions that should be ours and are not yet. */
@@ -245,6 +256,21 @@ int kafka_wait_ms(const struct kafka_source *s);
 int kafka_wake(struct kafka_source *s, struct levee_error *err);
 /* 0: one more message of p may be taken, and is counted; otherwise how long p must rest. */
 uint64_t kafka_rate_wait_ns(const struct kafka_source *s, struct kafka_partition *p);
+
+/* ---- kafka_reread.c ---- */
+int kafka_read_again(void *self, levee_inlet *inlet, const struct levee_range *range,
+                     levee_reread_fn add, void *arg, struct levee_error *err);
+void kafka_reread_close(struct kafka_source *s);
+
+/* ---- kafka_policy.c ---- */
+struct kafka_policy {
+    char cleanup[24], retention_ms[24], retention_bytes[24]; /* or "unknown" */
+};
+rd_kafka_resp_err_t kafka_policy_ask(struct kafka_source *s, const char *topic,
+                                     struct kafka_policy *ret);
+/* Topics that are new here: can they be read again? Data mode: nothing. Errors: UNSUPPORTED
+ * (compacted), ACCESS, STOPPED. */
+int kafka_policies_check(struct kafka_source *s, struct levee_error *err);
 
 /* ---- kafka_flow.c ---- */
 void kafka_flow_open(struct kafka_source *s);

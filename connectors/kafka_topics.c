@@ -21,16 +21,16 @@
 
 /* Producer ids are shorter than topic names may be: a long name is cut and told apart by its hash.
  */
-static void make_key(struct kafka_topic *t)
+void kafka_topic_key(const char *name, char key[KAFKA_KEY_MAX])
 {
-    size_t len = strlen(t->name), keep = sizeof t->key - 18;
+    size_t len = strlen(name), keep = KAFKA_KEY_MAX - 18;
 
-    if (len < sizeof t->key) {
-        memcpy(t->key, t->name, len + 1);
+    if (len < KAFKA_KEY_MAX) {
+        memcpy(key, name, len + 1);
     } else {
-        memcpy(t->key, t->name, keep);
-        (void)snprintf(t->key + keep, sizeof t->key - keep, "~%016llx",
-                       (unsigned long long)hash64(t->name, len, 0));
+        memcpy(key, name, keep);
+        (void)snprintf(key + keep, KAFKA_KEY_MAX - keep, "~%016llx",
+                       (unsigned long long)hash64(name, len, 0));
     }
 }
 
@@ -78,7 +78,7 @@ static int topic_add(struct kafka_source *s, const char *name, struct kafka_topi
         topic_free(t);
         return err_nomem(err, sizeof *t);
     }
-    make_key(t);
+    kafka_topic_key(t->name, t->key);
     t->first_input = (uint32_t)(hash64(name, strlen(name), 0) % KAFKA_INPUTS);
     t->rkt = rd_kafka_topic_new(s->rk, name, NULL);
     if (!t->rkt) {

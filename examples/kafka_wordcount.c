@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 struct settings {
-    const char *brokers, *topic, *directory, *out, *output_topic, *batch_ms, *workers;
+    const char *brokers, *topic, *directory, *out, *output_topic, *batch_ms, *workers, *mode;
 };
 struct totals {
     struct levee_record *items; /* views into the state */
@@ -24,8 +24,9 @@ struct totals {
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     const struct settings *s = arg;
-    levee_stream *lines = levee_kafka_source(
-        ctx, "lines", &(struct levee_kafka_options){.brokers = s->brokers, .topic = s->topic});
+    struct levee_kafka_options from = {.brokers = s->brokers, .topic = s->topic};
+    from.mode = strcmp(s->mode, "positions") == 0 ? LEVEE_KAFKA_POSITIONS : LEVEE_KAFKA_DATA;
+    levee_stream *lines = levee_kafka_source(ctx, "lines", &from);
     levee_stream *pairs = levee_map_to_i64(levee_flat_map(lines, split, NULL), 1);
     levee_stream *counts = levee_reduce_by_key(pairs, &levee_sum_i64);
     levee_stream *totals =
@@ -109,29 +110,32 @@ static int write_totals(levee_context *ctx, void *arg, struct levee_error *err)
 
 int main(int argc, char **argv)
 {
-    struct settings s = {.batch_ms = "100", .workers = "0"};
+    struct settings s = {.batch_ms = "100", .workers = "0", .mode = "data"};
     int once = 0, verbose = 0, c;
-    const struct option options[] = {{"brokers", 1, NULL, 'b'},      {"topic", 1, NULL, 't'},
-                                     {"directory", 1, NULL, 'd'},    {"out", 1, NULL, 'o'},
-                                     {"output-topic", 1, NULL, 'p'}, {"batch-ms", 1, NULL, 'm'},
-                                     {"workers", 1, NULL, 'w'},      {"once", 0, &once, 1},
-                                     {"verbose", 0, &verbose, 1},    {NULL, 0, NULL, 0}};
-    const struct {
-        int c;
-        const char **to;
-    } texts[] = {{'b', &s.brokers},  {'t', &s.topic},        {'d', &s.directory}, {'o', &s.out},
-                 {'m', &s.batch_ms}, {'p', &s.output_topic}, {'w', &s.workers}};
+    const char **const to[] = {&s.brokers,      &s.topic, &s.directory, &s.out,
+                               &s.output_topic, &s.mode,  &s.batch_ms,  &s.workers};
+    const struct option options[] = {{"brokers", 1, NULL, 1},
+                                     {"topic", 1, NULL, 2},
+                                     {"directory", 1, NULL, 3},
+                                     {"out", 1, NULL, 4},
+                                     {"output-topic", 1, NULL, 5},
+                                     {"mode", 1, NULL, 6},
+                                     {"batch-ms", 1, NULL, 7},
+                                     {"workers", 1, NULL, 8},
+                                     {"once", 0, &once, 1},
+                                     {"verbose", 0, &verbose, 1},
+                                     {NULL, 0, NULL, 0}};
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-            *texts[i].to = texts[i].c == c ? optarg : *texts[i].to;
+        if (c >= 1 && c <= 8) {
+            *to[c - 1] = optarg;
         }
         optind = c == '?' ? argc + 1 : optind;
     }
     if (!s.brokers || !s.topic || !s.directory || !(s.out || s.output_topic) || optind != argc) {
         fputs("usage: kafka_wordcount --brokers HOST:PORT --topic NAME --directory STATE\n"
-              "    [--out DIR] [--output-topic NAME] [--batch-ms N] [--workers N] [--once] "
-              "[--verbose]\n",
+              "    [--out DIR] [--output-topic NAME] [--mode data|positions] [--batch-ms N]\n"
+              "    [--workers N] [--once] [--verbose]\n",
               stderr);
         return 1;
     }

@@ -149,6 +149,12 @@ enum levee_kafka_start { /* where a partition begins of which nothing is known y
                          LEVEE_KAFKA_LATEST,   /* what is committed after the first start */
                          LEVEE_KAFKA_TIMESTAMP /* the first record at or after start_time_ms */
 };
+enum levee_kafka_mode { /* what our log holds; may change from start to start */
+                        LEVEE_KAFKA_DATA = 0, /* the messages: retention upstream cannot hurt */
+                        LEVEE_KAFKA_POSITIONS /* where they are: a replay reads them again from
+                                                 Kafka and verifies them; compacted topics are
+                                                 refused */
+};
 enum levee_kafka_gap { /* records were deleted at the broker before we had read them */
                        LEVEE_KAFKA_STOP = 0, /* OFFSET_RANGE, naming the missing range */
                        LEVEE_KAFKA_SKIP /* reported, counted and remembered in the log; reading goes
@@ -182,6 +188,7 @@ struct levee_kafka_options {
     const struct levee_kafka_offset *offsets; /* for these instead of `start` */
     size_t offset_count;
 
+    enum levee_kafka_mode mode;
     bool envelope; /* values carry topic, partition, offset and headers: see levee_kafka_record */
     enum levee_kafka_gap on_gap;
     uint64_t max_rate_per_partition; /* records per second; 0: no limit */
