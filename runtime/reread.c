@@ -250,7 +250,11 @@ bool rt_reread_idle(levee_context *ctx)
 void rt_reread_close(levee_context *ctx)
 {
     for (size_t i = 0; i < ctx->graph->source_count; i++) {
-        struct rt_reread *r = &ctx->graph->sources[i]->source->inlet.reread;
+        struct rt_source *s = ctx->graph->sources[i]->source;
+        struct rt_reread *r = s ? &s->inlet.reread : NULL;
+        if (!r) {
+            continue; /* it was never made: no memory */
+        }
         if (r->lane) {
             ctx->io->ops->lane_close(r->lane);
             r->lane = NULL;

@@ -74,8 +74,9 @@ static const struct {
     {"KSINK_AFTER_INIT", KAFKA},         {"KSINK_AFTER_FIRST_TOKEN", KAFKA},
     {"KSINK_AFTER_BEGIN", KAFKA},        {"KSINK_AFTER_PRODUCE", KAFKA},
     {"KSINK_AFTER_SEND_OFFSETS", KAFKA}, {"KSINK_AFTER_COMMIT", KAFKA},
-    {"SOURCE_BEFORE_INIT", FRESH},       {"SOURCE_AFTER_INIT", ONCE},
-    {"STOP_BEFORE_DRAIN", STOP},         {"STOP_AFTER_DRAIN", STOP},
+    {"KSINK_AFTER_PART", KAFKA},         {"SOURCE_BEFORE_INIT", FRESH},
+    {"SOURCE_AFTER_INIT", ONCE},         {"STOP_BEFORE_DRAIN", STOP},
+    {"STOP_AFTER_DRAIN", STOP},
 };
 #define POINTS ((int)(sizeof points / sizeof points[0]))
 
