@@ -148,7 +148,8 @@ static struct rt_batch *batch_new(levee_context *ctx)
     b->inputs = mem_zalloc((sources + 1) * sizeof *b->inputs);
     b->ranges = mem_zalloc((sources + 1) * sizeof *b->ranges);
     b->sink_done = mem_zalloc(sinks + 1);
-    if (!b->inputs || !b->ranges || !b->sink_done) {
+    b->watermarks = mem_zalloc((rt_engine_clock_count(ctx->engine) + 1) * sizeof *b->watermarks);
+    if (!b->inputs || !b->ranges || !b->sink_done || !b->watermarks) {
         rt_batch_free(b);
         return NULL;
     }
@@ -173,10 +174,28 @@ void rt_batch_free(struct rt_batch *b)
     mem_free(b->blocks);
     mem_free(b->inputs);
     mem_free(b->ranges);
+    mem_free(b->watermarks);
     mem_free(b->sink_done);
     mem_free(b->refusals);
     arena_release(&b->letters);
     mem_free(b);
+}
+
+/* Read once, here; a replay takes what was logged, and reads only clocks that were not there. */
+static void read_watermarks(struct rt_batch *b)
+{
+    const struct rt_engine *e = b->ctx->engine;
+    const struct rt_logged_batch *l = b->logged;
+
+    rt_engine_watermarks(e, b->header.time_ms, b->watermarks);
+    for (size_t i = 0; l && i < rt_engine_clock_count(e); i++) {
+        for (size_t k = 0; k < l->watermark_count; k++) {
+            if (l->watermarks[k].table == rt_engine_clock_table(e, i)) {
+                b->watermarks[i] = l->watermarks[k].at_ms;
+            }
+        }
+    }
+    b->compute.watermarks = b->watermarks;
 }
 
 int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t time_ms,
@@ -210,6 +229,7 @@ int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t ti
         goto out;
     }
     b->compute.header = b->header;
+    read_watermarks(b);
     if (logged && logged->has_result && same_program(ctx, logged->result_program)) {
         b->compute.apply = logged->decisions;
         b->compute.apply_count = logged->decision_count;

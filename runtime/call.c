@@ -220,6 +220,50 @@ int rt_call_together(struct rt_call *c, const struct levee_record *in, size_t n,
     return code;
 }
 
+/* ---- records that are late ---- */
+
+int rt_call_reject(struct rt_call *c, uint64_t index, const struct levee_record *input, int code)
+{
+    struct rt_decision d = {.partition = c->partition,
+                            .index = index,
+                            .code = code,
+                            .key = input->key,
+                            .value = input->value};
+
+    rt_decision_name(&d, c->node, c->half);
+    return add_decision(c, &d);
+}
+
+int64_t rt_call_watermark_before(const struct rt_call *c)
+{
+    return c->worker->engine->clocks.items[c->node->clock - 1].watermark;
+}
+
+struct rt_mark *rt_call_mark(const struct rt_call *c)
+{
+    return &c->worker->run->marks[c->node->clock - 1][c->partition];
+}
+
+int rt_call_late(struct rt_call *c, enum levee_late policy, uint64_t index,
+                 const struct levee_record *in)
+{
+    levee_output *out = c->out;
+
+    rt_call_mark(c)->late++;
+    if (policy == LEVEE_LATE_DEAD_LETTER) {
+        return rt_call_reject(c, index, in, LEVEE_ELATE);
+    }
+    if (policy == LEVEE_LATE_SIDE) {
+        void *side = out->side;
+        if (!mem_grow(&side, &out->side_cap, out->side_count + 1, sizeof *out->side)) {
+            return rt_call_nomem(c);
+        }
+        out->side = side;
+        out->side[out->side_count++] = *in;
+    }
+    return LEVEE_OK;
+}
+
 /* ---- a function of one record ---- */
 
 struct one_call {
@@ -258,7 +302,8 @@ int rt_call_emitted(struct rt_call *c)
     if (c->out->failed) {
         return rt_call_nomem(c);
     }
-    return c->out->count < RT_VECTOR || c->apart ? LEVEE_OK : rt_flush(c->worker, c->step);
+    bool full = c->out->count >= RT_VECTOR || c->out->side_count >= RT_VECTOR;
+    return full && !c->apart ? rt_flush(c->worker, c->step) : LEVEE_OK;
 }
 
 int rt_call_values(struct rt_call *c, size_t n, struct levee_slice **ret)

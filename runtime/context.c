@@ -375,6 +375,7 @@ void levee_context_metrics(levee_context *ctx, struct levee_metrics *ret)
         .last_checkpoint_batch = atomic_load(&ctx->shown_ckpt),
         .state_keys = atomic_load(&ctx->shown_keys),
         .state_bytes = atomic_load(&ctx->shown_state_bytes),
+        .records_late = atomic_load(&ctx->shown_late),
     };
 }
 

@@ -160,12 +160,18 @@ struct rt_source_range { /* what a batch takes of a source */
     uint32_t table;
     uint64_t first_lsn, last_lsn, blocks, records;
 };
+struct rt_watermark { /* of the node with this table */
+    uint32_t table;
+    int64_t at_ms;
+};
 struct rt_logged_batch { /* a batch as the log has it: read at start */
     struct link link;
     struct rt_header header;
     uint64_t open_lsn;
     struct rt_source_range *ranges;
     size_t range_count;
+    struct rt_watermark *watermarks; /* as it was opened with */
+    size_t watermark_count;
     char program[65];
     bool has_result, done;
     uint32_t try_;
@@ -189,6 +195,7 @@ struct rt_batch {
     struct rt_input *inputs;
     struct rt_source_range *ranges;
     size_t range_count;
+    int64_t *watermarks;                     /* one per clock of the engine */
     struct rt_logged_batch *logged;          /* replay: what the log says; owned */
     uint32_t try_, logging_try, durable_try; /* newest; on its way into the log; in it */
     struct rt_decision *refusals;            /* what sinks would not take, in order of place */
@@ -301,6 +308,7 @@ struct levee_context {
         struct counter received, duplicate, processed, dead_letters, blocks, bytes_received,
             batches, replayed, checkpoints;
     } count;
+    _Atomic uint64_t shown_late;
     uint64_t recovery_ns, tail_dropped, start_ns;
     _Atomic uint64_t shown_batch, shown_ckpt, shown_keys, shown_state_bytes; /* for other threads */
     enum levee_guarantee lowered; /* LEVEE_ANY: not lowered (continue_nondeterministic) */
@@ -311,7 +319,8 @@ struct levee_context {
     pthread_mutex_t owned_mutex;
 };
 
-/* ---- frames.c: payloads of BATCH_OPEN, BATCH_RESULT, SINK_INIT, SOURCE_INIT ---- */
+/* ---- frames.c: payloads of BATCH_OPEN (with optional fields, each under a tag),  BATCH_RESULT,
+ * SINK_INIT, SOURCE_INIT ---- */
 #define RT_FRAME_MORE 1u /* flag of a BATCH_RESULT frame: the next frame continues it */
 void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *ret);
 int rt_open_decode(struct levee_slice bytes, struct rt_logged_batch *ret, struct levee_error *err);

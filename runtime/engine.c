@@ -82,15 +82,18 @@ static int level_outcome(const struct rt_engine *e, const struct rt_run *r, stru
     return LEVEE_OK;
 }
 
-/* Asked far more often than batches are run: who times out next is looked up once after each. */
+/* Asked far more often than batches are run: who is due next is looked up once after each. */
 static void find_next_due(struct rt_engine *e)
 {
     e->next_due_ms = INT64_MAX;
     for (size_t i = 0; i < e->table_count; i++) {
-        const struct rt_table *t = &e->tables[i];
-        for (uint32_t g = 0; t->idle_ms && g < RT_KEY_GROUPS; g++) {
-            int64_t due = rt_table_due(t, g);
+        struct rt_table *t = &e->tables[i];
+        t->first_event_ms = RT_NEVER;
+        for (uint32_t g = 0; (t->idle_ms || t->timed) && g < RT_KEY_GROUPS; g++) {
+            int64_t due = t->timed ? rt_table_timer_due(t, g, RT_BATCH_TIMER) : rt_table_due(t, g);
+            int64_t event = rt_table_timer_due(t, g, RT_EVENT_TIMER);
             e->next_due_ms = due < e->next_due_ms ? due : e->next_due_ms;
+            t->first_event_ms = event < t->first_event_ms ? event : t->first_event_ms;
         }
     }
 }
@@ -112,6 +115,9 @@ static void level_done(struct rt_engine *e)
     }
     if (c->code == LEVEE_OK) {
         c->code = check_state_size(e, &c->err);
+    }
+    if (c->code == LEVEE_OK) {
+        rt_clocks_move(&e->clocks, c->header.time_ms, r->watermarks, r->marks);
     }
     find_next_due(e);
     c->done(c);
@@ -151,6 +157,11 @@ void rt_engine_compute(struct rt_engine *e, struct rt_compute *c)
     }
     rt_run_reset(e, r);
     r->compute = c;
+    if (c->watermarks) {
+        memcpy(r->watermarks, c->watermarks, e->clocks.count * sizeof *r->watermarks);
+    } else {
+        rt_clocks_read(&e->clocks, c->header.time_ms, r->watermarks);
+    }
     r->level = 0;
     e->current = r;
     start_level(e, r);
@@ -175,9 +186,63 @@ void rt_compute_release(struct rt_engine *e, struct rt_compute *c)
     c->private_ = NULL;
 }
 
+/* ---- event time ---- */
+
+size_t rt_engine_clock_count(const struct rt_engine *e)
+{
+    return e->clocks.count;
+}
+
+uint32_t rt_engine_clock_table(const struct rt_engine *e, size_t i)
+{
+    return e->clocks.items[i].node->table;
+}
+
+void rt_engine_watermarks(const struct rt_engine *e, int64_t time_ms, int64_t *ret)
+{
+    rt_clocks_read(&e->clocks, time_ms, ret);
+}
+
+bool rt_engine_event_due(const struct rt_engine *e, int64_t time_ms)
+{
+    bool read = false;
+
+    for (size_t i = 0; i < e->table_count; i++) {
+        const struct rt_table *t = &e->tables[i];
+        if (t->first_event_ms == RT_NEVER) {
+            continue;
+        }
+        if (!read) {
+            rt_clocks_read(&e->clocks, time_ms, e->readings);
+            read = true;
+        }
+        if (t->first_event_ms <= e->readings[t->node->clock - 1]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t rt_engine_late(const struct rt_engine *e)
+{
+    return rt_clocks_late(&e->clocks);
+}
+
+void rt_engine_encode_clocks(const struct rt_engine *e, struct buf *ret)
+{
+    if (e->clocks.count) {
+        rt_clocks_encode(&e->clocks, ret);
+    }
+}
+
+int rt_engine_decode_clocks(struct rt_engine *e, struct levee_slice bytes, struct levee_error *err)
+{
+    return rt_clocks_decode(&e->clocks, bytes, err);
+}
+
 bool rt_engine_wants_empty_batch(const struct rt_engine *e, int64_t time_ms)
 {
-    if (time_ms >= e->next_due_ms) {
+    if (time_ms >= e->next_due_ms || rt_engine_event_due(e, time_ms)) {
         return true;
     }
     for (size_t i = 0; i < e->head_count; i++) {
@@ -384,7 +449,8 @@ int rt_engine_each(const struct rt_engine *e, uint32_t table,
     for (size_t g = 0; g < RT_KEY_GROUPS && rc == 0; g++) {
         for (uint32_t k = 0; k < t->groups[g].count && rc == 0; k++) {
             const struct rt_entry *x = &t->groups[g].entries[k];
-            rc = x->present ? each(arg, rt_entry_key(x), rt_entry_value(x)) : 0;
+            struct levee_slice value = x->present ? rt_table_state_of(t, x) : slice_of(NULL, 0);
+            rc = value.data ? each(arg, rt_entry_key(x), value) : 0;
         }
     }
     return rc;

@@ -51,6 +51,8 @@ struct levee_stream { /* a node */
     uint32_t ordinal;         /* among sources or sinks */
     uint32_t table;           /* hash of uid: stateful nodes, sources and sinks */
     uint32_t state_version;
+    bool sets_aside; /* what is late: levee_late may be built upon it */
+    uint32_t clock;  /* its place among the engine's clocks + 1 (runtime/clock.h); 0: none */
 };
 
 struct rt_graph {
@@ -131,6 +133,7 @@ struct rt_input {
 struct rt_compute {
     struct rt_header header;
     struct rt_input *inputs;         /* one per source ordinal */
+    const int64_t *watermarks;       /* one per clock, as logged; NULL: read when it begins */
     const struct rt_decision *apply; /* decisions of an earlier try to apply, sorted by (node,
                                         partition, index); else NULL */
     size_t apply_count;
@@ -173,6 +176,18 @@ void rt_engine_compute(struct rt_engine *e, struct rt_compute *c);
 void rt_run_digest(struct rt_compute *c, size_t sink);
 /* Frees arenas and results of a compute that is done. Thread: loop. */
 void rt_compute_release(struct rt_engine *e, struct rt_compute *c);
+/* Event time: the watermarks of a batch at time_ms, one per clock (runtime/clock.h), and whose they
+ * are. Thread: loop, no compute running. */
+size_t rt_engine_clock_count(const struct rt_engine *e);
+uint32_t rt_engine_clock_table(const struct rt_engine *e, size_t i);
+void rt_engine_watermarks(const struct rt_engine *e, int64_t time_ms, int64_t *ret);
+/* Is something due by event time, in a batch of this time? Such a batch is run even while draining:
+ * what was received has completed it. */
+bool rt_engine_event_due(const struct rt_engine *e, int64_t time_ms);
+uint64_t rt_engine_late(const struct rt_engine *e); /* records set aside as late, ever */
+/* The item "s/time" of a checkpoint; empty where there are no clocks. */
+void rt_engine_encode_clocks(const struct rt_engine *e, struct buf *ret);
+int rt_engine_decode_clocks(struct rt_engine *e, struct levee_slice bytes, struct levee_error *err);
 /* Is a batch of this time needed although there is no input: for a function that is called for
  * every key, a snapshot, a window that holds something, a key that times out? Thread: loop, no
  * compute running. */

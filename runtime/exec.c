@@ -31,15 +31,24 @@ static int take_output(struct rt_worker *w, const struct rt_step *s, const struc
     return LEVEE_OK;
 }
 
-static int push_children(struct rt_worker *w, const struct rt_step *s, struct levee_record *io,
-                         size_t n)
+/* To the children that take the one or the other: what a step hands on, or what it sets aside. */
+static int push_to(struct rt_worker *w, const struct rt_step *s, bool side, struct levee_record *io,
+                   size_t n)
 {
     int code = LEVEE_OK;
 
     for (uint32_t i = 0; i < s->child_count && code == LEVEE_OK; i++) {
-        code = rt_push(w, s->children[i], io, n);
+        if (w->unit->head->steps[s->children[i]].side == side) {
+            code = rt_push(w, s->children[i], io, n);
+        }
     }
     return code;
+}
+
+static int push_children(struct rt_worker *w, const struct rt_step *s, struct levee_record *io,
+                         size_t n)
+{
+    return push_to(w, s, false, io, n);
 }
 
 static int rewrite(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n)
@@ -88,7 +97,8 @@ static int run_narrow(struct rt_worker *w, uint32_t step, const struct levee_rec
         if (some == port->width) {
             adapt_width(port, port->out.count - before);
         }
-        if (code == LEVEE_OK && port->out.count >= RT_VECTOR) {
+        if (code == LEVEE_OK &&
+            (port->out.count >= RT_VECTOR || port->out.side_count >= RT_VECTOR)) {
             code = rt_flush(w, step);
         }
     }
@@ -161,9 +171,13 @@ int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t 
 int rt_flush(struct rt_worker *w, uint32_t step)
 {
     struct levee_output *out = &rt_port_of(w, step)->out;
-    int code = push_children(w, &w->unit->head->steps[step], out->items, out->count);
+    const struct rt_step *s = &w->unit->head->steps[step];
+    int code = push_children(w, s, out->items, out->count);
 
-    out->count = 0;
+    if (code == LEVEE_OK && out->side_count) {
+        code = push_to(w, s, true, out->side, out->side_count);
+    }
+    out->count = out->side_count = 0;
     return code;
 }
 
@@ -228,6 +242,9 @@ static void reset_ports(struct rt_worker *w)
         p->out.arena = &w->share->arena;
         p->out.header = &w->run->compute->header;
         p->out.time_ms = 0;
+        p->out.side_count = 0;
+        p->out.window = NULL;
+        p->out.watermark_ms = s->node->clock ? w->run->watermarks[s->node->clock - 1] : RT_NO_TIME;
         p->held.count = 0;
         rt_keys_clear(&p->combined);
         rt_sums_clear(&p->sums);
@@ -329,6 +346,7 @@ void rt_worker_release(struct rt_worker *w)
     for (size_t h = 0; w->ports && h < w->engine->head_count; h++) {
         for (uint32_t s = 0; w->ports[h] && s < w->engine->heads[h].step_count; s++) {
             mem_free(w->ports[h][s].out.items);
+            mem_free(w->ports[h][s].out.side);
             mem_free(w->ports[h][s].held.items);
             rt_keys_release(&w->ports[h][s].combined);
             rt_sums_release(&w->ports[h][s].sums);
@@ -337,7 +355,7 @@ void rt_worker_release(struct rt_worker *w)
     }
     mem_free(w->ports);
     mem_free(w->values);
-    buf_release(&w->state.large);
+    rt_state_release(&w->state);
     buf_release(&w->before);
     rt_groups_release(&w->groups);
 }

@@ -44,6 +44,7 @@ struct rt_step {
     uint32_t offset;    /* unit's partition + offset = partition of this node (row of an inbox) */
     uint32_t *children; /* indices of steps, above this one's */
     uint32_t child_count;
+    bool side;       /* it takes what its parent sets aside */
     bool owns_input; /* nobody else reads the vectors it is given: it may change them */
     uint32_t inbox;  /* an end: which one */
     const struct levee_reducer *combine; /* an end: folded before the exchange; NULL: not */
@@ -93,6 +94,8 @@ struct rt_run {
     struct rt_dataset *outputs; /* one per sink, as are the next three */
     uint64_t **part_digests;
     uint64_t *digests, *output_records;
+    int64_t *watermarks;           /* one per clock */
+    struct rt_mark **marks;        /* one per clock and partition of its node */
     struct rt_decision *decisions; /* all shares', sorted */
     size_t decision_cap;
     uint32_t level;
@@ -146,7 +149,9 @@ struct rt_engine {
     struct rt_unit *units; /* in level order */
     size_t unit_count;
     size_t *level_starts; /* levels + 1 */
-    int64_t next_due_ms;  /* the earliest batch time at which a key times out */
+    int64_t next_due_ms;  /* the earliest batch time at which a key times out, or a timer is due */
+    struct rt_clocks clocks;
+    int64_t *readings; /* scratch: one per clock */
     struct rt_table *tables;
     size_t table_count;
     struct rt_worker *workers;

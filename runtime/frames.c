@@ -2,12 +2,19 @@
  * What the runtime writes into the log beside blocks. Every payload begins with a version byte;
  * lists are counted; everything is bounds-checked on the way back. Batch ids travel in the frame's
  * seq as well, so recovery needs no decoder.
+ *
+ * BATCH_OPEN has optional fields behind its ranges: a count, then (tag, bytes) each. A frame that
+ * has any says so by its version, so that a build that does not know of them refuses it instead of
+ * replaying without; one that has none is written as it always was, and both are read.
  */
 #include <stdlib.h>
 
 #include "runtime/context.h"
 
 #define FRAMES_VERSION 1u
+#define FRAMES_FIELDS  2u /* of a BATCH_OPEN with optional fields */
+
+enum open_field { OPEN_WATERMARKS = 1 }; /* (table, watermark)*; tags are never used again */
 
 static int bad_payload(const char *what, size_t len, struct levee_error *err)
 {
@@ -36,9 +43,68 @@ static void get_text(struct cursor *c, char *out, size_t size)
     out[s.len] = 0;
 }
 
+static void put_watermarks(const struct rt_batch *b, struct buf *ret)
+{
+    const struct rt_engine *e = b->ctx->engine;
+    size_t n = rt_engine_clock_count(e);
+
+    buf_u8(ret, OPEN_WATERMARKS);
+    buf_varint(ret, 12 * n + 1); /* a slice of so many bytes */
+    for (size_t i = 0; i < n; i++) {
+        buf_u32(ret, rt_engine_clock_table(e, i));
+        buf_u64(ret, (uint64_t)b->watermarks[i]);
+    }
+}
+
+static int get_watermarks(struct levee_slice bytes, struct rt_logged_batch *ret,
+                          struct levee_error *err)
+{
+    struct cursor c = cursor_of(bytes);
+    size_t n = bytes.len / 12;
+
+    if (bytes.len % 12 != 0 || ret->watermarks) {
+        return bad_payload("BATCH_OPEN", bytes.len, err);
+    }
+    ret->watermarks = mem_zalloc((n + 1) * sizeof *ret->watermarks);
+    if (!ret->watermarks) {
+        return err_nomem(err, n * sizeof *ret->watermarks);
+    }
+    ret->watermark_count = n;
+    for (size_t i = 0; i < n; i++) {
+        ret->watermarks[i].table = cur_u32(&c);
+        ret->watermarks[i].at_ms = (int64_t)cur_u64(&c);
+    }
+    return LEVEE_OK;
+}
+
+static int get_fields(struct cursor *c, struct rt_logged_batch *ret, struct levee_error *err)
+{
+    uint64_t n = cur_varint(c);
+    int code = LEVEE_OK;
+
+    for (uint64_t i = 0; i < n && !c->bad && code == LEVEE_OK; i++) {
+        uint8_t tag = cur_u8(c);
+        struct levee_slice bytes = cur_slice(c);
+        if (c->bad) {
+            break;
+        }
+        switch (tag) {
+        case OPEN_WATERMARKS:
+            code = get_watermarks(bytes, ret, err);
+            break;
+        default:
+            code = err_set(err, LEVEE_EDIR_NEWER,
+                           "a BATCH_OPEN frame has field %u, which this build does not know", tag);
+        }
+    }
+    return code;
+}
+
 void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *ret)
 {
-    buf_u8(ret, FRAMES_VERSION);
+    uint64_t fields = rt_engine_clock_count(b->ctx->engine) > 0;
+
+    buf_u8(ret, fields ? FRAMES_FIELDS : FRAMES_VERSION);
     buf_u64(ret, b->header.id);
     buf_u64(ret, (uint64_t)b->header.time_ms);
     buf_u32(ret, b->header.ticks);
@@ -53,6 +119,10 @@ void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *r
         buf_varint(ret, r->blocks);
         buf_varint(ret, r->records);
     }
+    if (fields) {
+        buf_varint(ret, fields);
+        put_watermarks(b, ret);
+    }
 }
 
 int rt_open_decode(struct levee_slice bytes, struct rt_logged_batch *ret, struct levee_error *err)
@@ -66,7 +136,7 @@ int rt_open_decode(struct levee_slice bytes, struct rt_logged_batch *ret, struct
     ret->header.seed = cur_u64(&c);
     get_text(&c, ret->program, sizeof ret->program);
     uint64_t n = cur_varint(&c);
-    if (c.bad || version != FRAMES_VERSION || n > cur_left(&c)) {
+    if (c.bad || (version != FRAMES_VERSION && version != FRAMES_FIELDS) || n > cur_left(&c)) {
         return bad_payload("BATCH_OPEN", bytes.len, err);
     }
     if (n) {
@@ -84,7 +154,8 @@ int rt_open_decode(struct levee_slice bytes, struct rt_logged_batch *ret, struct
         r->blocks = cur_varint(&c);
         r->records = cur_varint(&c);
     }
-    return c.bad ? bad_payload("BATCH_OPEN", bytes.len, err) : LEVEE_OK;
+    int code = version == FRAMES_FIELDS ? get_fields(&c, ret, err) : LEVEE_OK;
+    return c.bad ? bad_payload("BATCH_OPEN", bytes.len, err) : code;
 }
 
 void rt_decision_encode(const struct rt_decision *d, struct buf *ret)
@@ -216,6 +287,7 @@ void rt_logged_free(struct rt_logged_batch *l)
     if (l) {
         drop_result(l);
         mem_free(l->ranges);
+        mem_free(l->watermarks);
         mem_free(l);
     }
 }

@@ -138,6 +138,13 @@ static bool group_column(struct rt_worker *w, struct rt_groups *g, uint32_t colu
     return true;
 }
 
+static bool timer_due(const struct rt_table *t, uint32_t group, const struct rt_call *c)
+{
+    return t && t->timed &&
+           (rt_table_timer_due(t, group, RT_EVENT_TIMER) <= c->out->watermark_ms ||
+            rt_table_timer_due(t, group, RT_BATCH_TIMER) <= c->out->header->time_ms);
+}
+
 int rt_keyed_run(struct rt_worker *w)
 {
     const struct rt_head *h = w->unit->head;
@@ -163,7 +170,7 @@ int rt_keyed_run(struct rt_worker *w)
         }
         bool told = due || h->node->op->keeps;
         bool late = h->table && rt_table_due(h->table, column) <= call.out->header->time_ms;
-        if (g->keys.count || (told && (h->always || late))) {
+        if (g->keys.count || (told && (h->always || late)) || timer_due(h->table, column, &call)) {
             code = h->node->op->fold(&call, g, h->table);
         }
     }

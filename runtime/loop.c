@@ -216,13 +216,20 @@ static void become_stopped(levee_context *ctx)
     ctx->io->ops->notify(ctx->io);
 }
 
+/* What the last records have completed by event time is due in a batch without input. */
+static bool event_due(levee_context *ctx)
+{
+    return rt_engine_event_due(ctx->engine, ctx->last_time + (int64_t)ctx->opt.batch_interval_ms);
+}
+
 /* Drained: what was received is done. One last checkpoint, so that the next start replays nothing.
  */
 static void advance_drain(levee_context *ctx)
 {
     struct levee_error err = {0};
 
-    if (!nothing_in_flight(ctx) || !all_sealed(ctx) || any_input(ctx) || !rt_ckpt_idle(ctx)) {
+    if (!nothing_in_flight(ctx) || !all_sealed(ctx) || any_input(ctx) || event_due(ctx) ||
+        !rt_ckpt_idle(ctx)) {
         return;
     }
     if (ctx->ckpt.last_batch < ctx->last_batch && !ctx->final_ckpt) {

@@ -21,7 +21,7 @@
 #ifndef LEVEE_RT_OPERATOR_H
 #define LEVEE_RT_OPERATOR_H
 
-#include "runtime/engine.h"
+#include "runtime/clock.h"
 #include "runtime/keys.h"
 #include "runtime/state.h"
 
@@ -38,6 +38,10 @@ struct levee_output {
     int64_t time_ms;     /* event time of what is emitted: the input record's */
     struct arena *arena; /* lives as long as the batch */
     const struct rt_header *header;
+    struct levee_record *side; /* for those who take what is late: levee_late */
+    size_t side_count, side_cap;
+    int64_t watermark_ms;                         /* the node's; RT_NO_TIME: none */
+    const struct levee_event_window_info *window; /* while one is finished */
     /* Sticky: memory ran out. Then the batch ends, whatever the function makes of it: a lack of
      * memory must never become a dead letter, for the next try would decide otherwise. */
     bool failed;
@@ -92,6 +96,29 @@ int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record
  * its own with its place among them as index. Without records an absent one stands for them. */
 int rt_call_together(struct rt_call *c, const struct levee_record *in, size_t n, rt_try_fn fn,
                      void *arg, bool *ret_skipped);
+/* The record becomes a dead letter without a call: `code` says why. A replay, which is given the
+ * same watermarks, decides the same. */
+int rt_call_reject(struct rt_call *c, uint64_t index, const struct levee_record *input, int code);
+/* The watermark of the batch before; that of this batch is c->out->watermark_ms. */
+int64_t rt_call_watermark_before(const struct rt_call *c);
+/* What the node's unit notes for its clock. */
+struct rt_mark *rt_call_mark(const struct rt_call *c);
+/* A record that is late goes where the node's policy says. Errors: NOMEM. */
+int rt_call_late(struct rt_call *c, enum levee_late policy, uint64_t index,
+                 const struct levee_record *in);
+/*
+ * Timers of a key group that are due: calls fire for each at or before upto_ms, in the order of
+ * (time, key). fire lays the key down again, with its next timer, or removes it. A timer that it
+ * sets to a time that has passed already is left for the next batch. (runtime/due.c)
+ */
+struct rt_due {
+    uint64_t hash;
+    struct levee_slice key; /* a copy that lives as long as the batch; absent if empty */
+    int64_t at_ms;
+};
+typedef int (*rt_fire_fn)(void *arg, const struct rt_due *due);
+int rt_fire_due(struct rt_call *c, struct rt_table *t, uint32_t group, enum rt_timer_kind kind,
+                int64_t upto_ms, rt_fire_fn fire, void *arg);
 /* One more record of the call that has just been skipped. */
 int rt_call_skip_too(struct rt_call *c, uint64_t index, const struct levee_record *input);
 /* One record function over a vector, under these rules. */
@@ -177,7 +204,15 @@ struct rt_operator {
      * gives goes to the node's only child, the recut operator, partition by partition. */
     int (*gather)(struct rt_call *c, const struct rt_dataset *in, size_t n, struct rt_dataset *ret);
     void (*free_data)(void *data); /* op_data of the node */
-    bool stateful;                 /* needs a uid, owns a table */
+    bool stateful;                 /* needs a uid; keyed: owns a table */
+    /* Event time (runtime/clock.h): the rule by which a narrow node sets it … */
+    const struct rt_time_rule *(*times)(const levee_stream *node);
+    bool holds_time; /* … or keyed: waits for it. Its table has timers; fold is called when due */
+    bool keeps_time; /* keyed: its records have event time if those of its parents do */
+    struct rt_time_shape (*shape)(const levee_stream *node); /* of its windows; NULL: none */
+    bool takes_side; /* is given what its parent sets aside, and nothing else */
+    /* Of a stored value that part which is the user's; no data: there is none. NULL: all of it. */
+    struct levee_slice (*state_of)(struct levee_slice stored);
 };
 extern const struct rt_operator rt_union_operator; /* the planner asks who it is */
 /* Below a node that gathers: it has as many partitions as it likes. A data set of as many keeps
@@ -249,6 +284,14 @@ static inline bool rt_state_emit(levee_output *out, struct levee_slice key,
     }
     return rt_output_add(out, slice_of(key.data ? copy : NULL, own.len),
                          slice_of(copy + own.len, value.len)) == LEVEE_OK;
+}
+/* Of a present entry that part which is the user's; no data: there is none. */
+static inline struct levee_slice rt_table_state_of(const struct rt_table *t,
+                                                   const struct rt_entry *e)
+{
+    struct levee_slice value = rt_entry_value(e);
+
+    return t->node->op->state_of ? t->node->op->state_of(value) : value;
 }
 /* Initial state as stateful nodes keep it: copies. */
 struct rt_initial {

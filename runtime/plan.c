@@ -130,7 +130,9 @@ static void finish_tree(struct rt_head *h, const uint32_t *inbox_of)
 {
     for (uint32_t at = 0; at < h->step_count; at++) {
         struct rt_step *s = &h->steps[at];
-        bool hands_on = s->node->op == &rt_union_operator; /* what it was given, unchanged */
+        s->side = s->node->op && s->node->op->takes_side;
+        /* What it was given, unchanged. */
+        bool hands_on = s->node->op == &rt_union_operator || s->side;
         if (at == 0) {
             s->owns_input = true;
         } else {
@@ -175,6 +177,7 @@ static void make_head(struct rt_engine *e, const levee_stream *n, uint32_t level
         h->table = &e->tables[e->table_count++];
         rt_table_init(h->table, n);
         h->table->idle_ms = n->op->idle_ms ? n->op->idle_ms(n) : 0;
+        h->table->timed = n->op->holds_time;
     } else if (n->op->reads_parent) {
         h->table = table_of(e, n->parents[0]);
     }
@@ -227,8 +230,13 @@ int rt_plan(struct rt_engine *e, struct levee_error *err)
 {
     int code = make_heads(e, err);
 
+    code = code ? code : rt_clocks_init(&e->clocks, e->graph, err);
     if (code) {
         return code;
+    }
+    e->readings = mem_zalloc((e->clocks.count + 1) * sizeof *e->readings);
+    if (!e->readings) {
+        return err_nomem(err, e->clocks.count * sizeof *e->readings);
     }
     for (size_t i = 0; i < e->head_count; i++) {
         e->unit_count += e->heads[i].partitions;
@@ -262,6 +270,8 @@ void rt_plan_release(struct rt_engine *e)
     for (size_t i = 0; i < e->table_count; i++) {
         rt_table_release(&e->tables[i]);
     }
+    rt_clocks_release(&e->clocks);
+    mem_free(e->readings);
     mem_free(e->heads);
     mem_free(e->tables);
     mem_free(e->units);

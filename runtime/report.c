@@ -66,6 +66,9 @@ void rt_show(levee_context *ctx)
         atomic_store(&ctx->shown_keys, keys);
         atomic_store(&ctx->shown_state_bytes, bytes);
     }
+    if (!ctx->computing) {
+        atomic_store(&ctx->shown_late, rt_engine_late(ctx->engine));
+    }
     atomic_store(&ctx->shown_batch, ctx->done_batch);
     atomic_store(&ctx->shown_ckpt, ctx->ckpt.last_batch);
 }

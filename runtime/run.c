@@ -42,6 +42,21 @@ static bool make_inboxes(const struct rt_engine *e, struct rt_run *r)
     return true;
 }
 
+static bool make_marks(const struct rt_engine *e, struct rt_run *r)
+{
+    size_t n = e->clocks.count;
+
+    r->watermarks = mem_zalloc((n + 1) * sizeof *r->watermarks);
+    r->marks = mem_zalloc((n + 1) * sizeof(struct rt_mark *));
+    for (size_t i = 0; i < n && r->watermarks && r->marks; i++) {
+        r->marks[i] = mem_zalloc(e->clocks.items[i].node->partitions * sizeof **r->marks);
+        if (!r->marks[i]) {
+            return false;
+        }
+    }
+    return r->watermarks && r->marks;
+}
+
 struct rt_run *rt_run_new(const struct rt_engine *e)
 {
     struct rt_run *r = mem_zalloc(sizeof *r);
@@ -57,7 +72,7 @@ struct rt_run *rt_run_new(const struct rt_engine *e)
     r->digests = mem_zalloc((sinks + 1) * sizeof *r->digests);
     r->output_records = mem_zalloc((sinks + 1) * sizeof *r->output_records);
     if (!r->shares || !r->inboxes || !r->outputs || !r->part_digests || !r->digests ||
-        !r->output_records || !make_outputs(e, r) || !make_inboxes(e, r)) {
+        !r->output_records || !make_outputs(e, r) || !make_inboxes(e, r) || !make_marks(e, r)) {
         rt_run_free(e, r);
         return NULL;
     }
@@ -88,6 +103,11 @@ void rt_run_free(const struct rt_engine *e, struct rt_run *r)
         mem_free(r->outputs[i].parts);
         mem_free(r->part_digests ? r->part_digests[i] : NULL);
     }
+    for (size_t i = 0; r->marks && i < e->clocks.count; i++) {
+        mem_free(r->marks[i]);
+    }
+    mem_free(r->marks);
+    mem_free(r->watermarks);
     mem_free(r->shares);
     mem_free(r->inboxes);
     mem_free(r->outputs);
@@ -114,6 +134,11 @@ void rt_run_reset(const struct rt_engine *e, struct rt_run *r)
         for (uint32_t p = 0; p < r->outputs[i].partitions; p++) {
             r->outputs[i].parts[p].count = 0;
             r->part_digests[i][p] = 0;
+        }
+    }
+    for (size_t i = 0; i < e->clocks.count; i++) {
+        for (uint32_t p = 0; p < e->clocks.items[i].node->partitions; p++) {
+            r->marks[i][p] = (struct rt_mark){.max_ms = RT_NO_TIME};
         }
     }
     r->compute = NULL;

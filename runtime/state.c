@@ -8,7 +8,8 @@
  * date at the cost of the entries they touch.
  *
  * Where keys time out, the entries present are also in their group's list by last touch: it is kept
- * wherever touch_ms or presence changes, and says at once who is due.
+ * wherever touch_ms or presence changes, and says at once who is due. Those of a timed table are in
+ * its heaps of timers instead, kept wherever a timer or presence changes.
  *
  * S1  Every dirty entry is in its group's dirty list once, and the list holds nothing else.
  * S2  A call that finds no memory leaves the table as it was, apart from spare room.
@@ -25,7 +26,7 @@
 
 void rt_table_init(struct rt_table *t, const levee_stream *node)
 {
-    *t = (struct rt_table){.id = node->table, .node = node};
+    *t = (struct rt_table){.id = node->table, .node = node, .first_event_ms = RT_NEVER};
 }
 
 static void free_bytes(union rt_bytes *b, uint32_t len)
@@ -48,6 +49,8 @@ void rt_table_release(struct rt_table *t)
         mem_free(g->dirty);
         mem_free(g->spare);
         rt_idle_release(&g->idle);
+        rt_timers_release(&g->timers[RT_EVENT_TIMER]);
+        rt_timers_release(&g->timers[RT_BATCH_TIMER]);
     }
     *t = (struct rt_table){0};
 }
@@ -136,12 +139,20 @@ static bool grow_u32(uint32_t **items, uint32_t *cap, uint32_t need)
     return true;
 }
 
+/* Room in lists and heaps for entries [0, entries). */
+static bool has_room(const struct rt_table *t, struct rt_state_group *g, uint32_t entries)
+{
+    return (!t->idle_ms || rt_idle_reserve(&g->idle, entries)) &&
+           (!t->timed || (rt_timers_reserve(&g->timers[RT_EVENT_TIMER], entries) &&
+                          rt_timers_reserve(&g->timers[RT_BATCH_TIMER], entries)));
+}
+
 /* Room for one more dirty mark and, where keys time out, for the entry's place in the list; NULL:
  * an entry that is added. Taken before anything changes (S2). */
 static bool may_mark(const struct rt_table *t, struct rt_state_group *g, const struct rt_entry *e)
 {
     return ((e && e->dirty) || grow_u32(&g->dirty, &g->dirty_cap, g->dirty_count + 1)) &&
-           (!t->idle_ms || rt_idle_reserve(&g->idle, g->count + 1u));
+           has_room(t, g, g->count + 1u);
 }
 
 static void list_touched(const struct rt_table *t, struct rt_state_group *g,
@@ -149,6 +160,26 @@ static void list_touched(const struct rt_table *t, struct rt_state_group *g,
 {
     if (t->idle_ms) {
         rt_idle_touch(&g->idle, (uint32_t)(e - g->entries));
+    }
+}
+
+static void list_timers(const struct rt_table *t, struct rt_state_group *g,
+                        const struct rt_entry *e)
+{
+    for (int kind = 0; t->timed && kind < RT_TIMER_KINDS; kind++) {
+        rt_timers_set(&g->timers[kind], (uint32_t)(e - g->entries),
+                      rt_entry_timer(e, (enum rt_timer_kind)kind));
+    }
+}
+
+/* An entry that goes. */
+static void unlist(const struct rt_table *t, struct rt_state_group *g, const struct rt_entry *e)
+{
+    uint32_t index = (uint32_t)(e - g->entries);
+
+    rt_idle_remove(&g->idle, index);
+    for (int kind = 0; t->timed && kind < RT_TIMER_KINDS; kind++) {
+        rt_timers_set(&g->timers[kind], index, RT_NEVER);
     }
 }
 
@@ -292,7 +323,7 @@ bool rt_table_remove(struct rt_table *t, uint64_t hash, struct rt_entry *e)
         return false;
     }
     mark(g, e);
-    rt_idle_remove(&g->idle, (uint32_t)(e - g->entries));
+    unlist(t, g, e);
     g->keys--;
     e->present = 0;
     return true;
@@ -395,7 +426,7 @@ int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_
     DASSERT(in->hash == hash_key(in->key.data, in->key.len));
     if (!in->value.data) {
         if (e && e->present) {
-            rt_idle_remove(&g->idle, (uint32_t)(e - g->entries));
+            unlist(t, g, e);
             g->keys--;
             e->present = 0;
             contribute(t, e);
@@ -407,7 +438,7 @@ int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_
     if (fresh) {
         e = add_entry(g, in->hash, in->key);
     }
-    if (!e || (t->idle_ms && !rt_idle_reserve(&g->idle, g->count)) ||
+    if (!e || !has_room(t, g, g->count) ||
         !set_value(g, e, in->value, in->touch_ms, in->timer_ms)) {
         if (e && fresh) {
             drop_entry(g, in->hash, e);
@@ -416,7 +447,50 @@ int rt_table_load(struct rt_table *t, const struct ckpt_entry *in, struct levee_
     }
     contribute(t, e);
     list_touched(t, g, e);
+    list_timers(t, g, e);
     return LEVEE_OK;
+}
+
+/* ---- timers ---- */
+
+/* 0 stands for none, which is what most entries have, and is stored in no byte. */
+static int64_t timer_stored(int64_t at_ms)
+{
+    return at_ms == RT_NEVER ? 0 : at_ms >= 0 ? at_ms + 1 : at_ms;
+}
+
+int64_t rt_entry_timer(const struct rt_entry *e, enum rt_timer_kind kind)
+{
+    int64_t stored = kind == RT_EVENT_TIMER ? e->timer_ms : e->touch_ms;
+
+    return stored == 0 ? RT_NEVER : stored > 0 ? stored - 1 : stored;
+}
+
+bool rt_table_lay_timed(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                        struct levee_slice value, const int64_t at_ms[RT_TIMER_KINDS],
+                        struct rt_entry **entry_io)
+{
+    struct rt_state_group *g = &t->groups[rt_group_of(hash)];
+    struct rt_entry *e = *entry_io;
+
+    ASSERT(t->timed);
+    if (!may_mark(t, g, e)) {
+        return false;
+    }
+    if (!e) {
+        e = add_entry(g, hash, key);
+    }
+    if (!e || !set_value(g, e, value, timer_stored(at_ms[RT_BATCH_TIMER]),
+                         timer_stored(at_ms[RT_EVENT_TIMER]))) {
+        if (e && !*entry_io) {
+            drop_entry(g, hash, e);
+        }
+        return false;
+    }
+    list_timers(t, g, e);
+    mark(g, e);
+    *entry_io = e;
+    return true;
 }
 
 /* ---- keys that time out ---- */
@@ -495,69 +569,9 @@ void rt_table_size(const struct rt_table *t, uint64_t *keys_io, uint64_t *bytes_
         *bytes_io += g->cap * sizeof(struct rt_entry) + slots * sizeof(struct map_slot) +
                      ((uint64_t)g->dirty_cap + g->spare_cap) * sizeof(uint32_t) + g->large_bytes +
                      g->idle.cap * sizeof *g->idle.nodes;
-    }
-}
-
-/* ---- the public face during a call ---- */
-
-bool levee_state_get(const levee_state *s, struct levee_slice *ret_value)
-{
-    if (s->exists) {
-        *ret_value = s->now;
-    }
-    return s->exists;
-}
-
-bool levee_state_timing_out(const levee_state *s)
-{
-    return s->timing_out;
-}
-
-int levee_state_set(levee_state *s, struct levee_slice value)
-{
-    struct buf *large = &s->large;
-
-    if (s->timing_out) {
-        return LEVEE_ESTATE;
-    }
-    /* The value may be a view of what was staged before, which is about to be overwritten. */
-    if (value.len <= RT_INLINE) {
-        if (value.len) {
-            memmove(s->small, value.data, value.len);
+        for (int kind = 0; kind < RT_TIMER_KINDS; kind++) {
+            *bytes_io += g->timers[kind].cap * sizeof(struct rt_timer) +
+                         g->timers[kind].place_cap * sizeof(uint32_t);
         }
-        s->now = slice_of(s->small, value.len);
-    } else if (too_long(value)) {
-        return LEVEE_ELIMIT;
-    } else if (value.data >= large->data && value.data < large->data + large->len) {
-        memmove(large->data, value.data, value.len);
-        large->len = value.len;
-        s->now = buf_view(large);
-    } else {
-        buf_clear(large);
-        buf_put(large, value.data, value.len);
-        if (large->failed) {
-            s->failed = true;
-            return LEVEE_ENOMEM;
-        }
-        s->now = buf_view(large);
     }
-    s->exists = s->changed = true;
-    return LEVEE_OK;
-}
-
-int levee_state_set_i64(levee_state *s, int64_t value)
-{
-    if (s->timing_out) {
-        return LEVEE_ESTATE;
-    }
-    put_le64(s->small, (uint64_t)value);
-    s->now = slice_of(s->small, 8);
-    s->exists = s->changed = true;
-    return LEVEE_OK;
-}
-
-void levee_state_remove(levee_state *s)
-{
-    s->exists = false;
-    s->changed = true;
 }

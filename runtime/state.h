@@ -9,6 +9,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/idle.h"
+#include "runtime/timers.h"
 
 #define RT_INLINE    16u              /* bytes of a key or a value kept in the entry */
 #define RT_VALUE_MAX ((1u << 30) - 1) /* bytes of a value or a key */
@@ -28,6 +29,10 @@ struct rt_entry {
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(struct rt_entry) == 64, "an entry is a cache line");
 
+/* A timed table has two timers per entry. They are stored where other tables keep their times: the
+ * one by event time as timer_ms, the one by batch time as touch_ms. */
+enum rt_timer_kind { RT_EVENT_TIMER, RT_BATCH_TIMER, RT_TIMER_KINDS };
+
 struct rt_state_group {
     struct map map;
     struct rt_entry *entries; /* in order of insertion, but for spare places taken again */
@@ -35,14 +40,17 @@ struct rt_state_group {
     uint32_t *dirty, dirty_count, dirty_cap; /* in order of the first touch since the last gather */
     uint32_t *spare, spare_count, spare_cap;
     struct rt_idle idle; /* the entries present, by touch_ms, if the table's keys time out */
+    struct rt_timers timers[RT_TIMER_KINDS]; /* if the table is timed */
     uint64_t keys;
     uint64_t large_bytes; /* of keys and values outside the entries */
 };
 struct rt_table {
     uint32_t id;
     const levee_stream *node;
-    int64_t idle_ms; /* keys time out when they were not touched for longer; 0: never */
-    uint64_t digest; /* sum of the contributions */
+    bool timed;             /* entries have timers, and are laid down by rt_table_lay_timed only */
+    int64_t first_event_ms; /* of all event timers, as of the last batch or load */
+    int64_t idle_ms;        /* keys time out when they were not touched for longer; 0: never */
+    uint64_t digest;        /* sum of the contributions */
     struct rt_state_group groups[RT_KEY_GROUPS];
 };
 
@@ -92,6 +100,17 @@ bool rt_table_touch(struct rt_table *t, uint64_t hash, struct rt_entry *e, int64
  * batch has touched, those of an initial state, are due at any time: their time is then to begin.
  */
 int64_t rt_table_due(const struct rt_table *t, uint32_t group);
+/* Timed tables: gives a key a value and both timers (RT_NEVER: none). *entry_io: what find found;
+ * the entry. false: no memory, nothing changed. */
+bool rt_table_lay_timed(struct rt_table *t, uint64_t hash, struct levee_slice key,
+                        struct levee_slice value, const int64_t at_ms[RT_TIMER_KINDS],
+                        struct rt_entry **entry_io);
+int64_t rt_entry_timer(const struct rt_entry *e, enum rt_timer_kind kind);
+static inline int64_t rt_table_timer_due(const struct rt_table *t, uint32_t group,
+                                         enum rt_timer_kind kind)
+{
+    return rt_timers_first(&t->groups[group].timers[kind]);
+}
 /* After the last load: brings the keys that time out into order. */
 int rt_table_loaded(struct rt_table *t, struct levee_error *err);
 /* The keys of a group by hash, then key: an order that does not depend on how the table came about.
@@ -123,6 +142,15 @@ struct levee_state {
     bool failed;     /* sticky: no memory for a value */
     uint8_t small[RT_INLINE];
     struct buf large; /* reused from call to call */
+    /* levee_process_by_key: the key's timers, each kind sorted. */
+    bool may_time[RT_TIMER_KINDS];
+    int64_t *timers[RT_TIMER_KINDS];
+    size_t timer_count[RT_TIMER_KINDS], timer_cap[RT_TIMER_KINDS];
 };
+#define RT_TIMERS_MAX 4096u /* of one key and kind */
+/* Adds a timer that is not there yet. false: no memory. */
+bool rt_state_timer_add(struct levee_state *s, enum rt_timer_kind kind, int64_t at_ms);
+void rt_state_timer_remove(struct levee_state *s, enum rt_timer_kind kind, int64_t at_ms);
+void rt_state_release(struct levee_state *s);
 
 #endif

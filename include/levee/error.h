@@ -52,6 +52,7 @@ enum levee_class {
     X(CRASHED, -14, FATAL, "simulated crash", "tests only")                                        \
     X(THREAD, -15, FATAL, "cannot start a thread", "raise the process's thread limit")             \
     X(EXISTS, -16, MISUSE, "exists already", "choose another name")                                \
+    X(LATE, -17, MISUSE, "the record is late", "raise the lateness, or take late records aside")   \
     X(DIR_FOREIGN, -50, REFUSED, "not a levee directory",                                          \
       "name an empty directory or one of ours")                                                    \
     X(DIR_NEWER, -51, REFUSED, "written by a newer levee", "use that version or a newer one")      \

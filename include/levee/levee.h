@@ -213,6 +213,7 @@ struct levee_metrics {
     uint64_t log_bytes;    /* all segments on disk */
     uint64_t tail_dropped; /* groups cut at the last start */
     uint64_t last_batch, last_checkpoint_batch;
+    uint64_t records_late; /* set aside as late, ever: dropped, sideways, or dead letters */
 };
 LEVEE_API void levee_context_metrics(levee_context *ctx, struct levee_metrics *ret);
 

@@ -323,6 +323,131 @@ LEVEE_API levee_stream *levee_count_by_value_and_window_at(levee_stream *s, cons
 #define levee_group_by_key_and_window(s, uid, ...)                                                 \
     levee_group_by_key_and_window_at(s, uid, __VA_ARGS__, LEVEE_AT)
 
+/* ------------------------------------------------------------------ event time */
+
+/*
+ * Event time is when a record happened, in ms; batch time is when it was taken up. levee_event_time
+ * gives every record its own and keeps a *watermark*: the highest time that was seen up to the
+ * batch before, less lateness_ms. It never goes back, has one value per batch, and that value is
+ * logged: a replay sees the same one. A record below it is late.
+ *
+ * Where streams meet, the lowest watermark counts. One that has had no records for idle_ms of batch
+ * time does not count until it has some again; of those that are all idle the highest one counts.
+ * What has event time keeps it through everything that hands records on (map, filter, repartition,
+ * union, window, map_with_state …); operators that make one record of many by key (reduce_by_key,
+ * join …) make records without: give them a time of their own.
+ *
+ * Times lie in ±2^61 ms. A function that gives another one has failed.
+ */
+enum levee_late {
+    LEVEE_LATE_DEFAULT = 0, /* levee_event_time: it goes on, for windows to judge by their own
+                               allowed lateness. Windows: it is dropped */
+    LEVEE_LATE_DROP,        /* counted in levee_metrics, as are the next two */
+    LEVEE_LATE_SIDE,        /* into the stream that levee_late gives */
+    LEVEE_LATE_DEAD_LETTER  /* with the code LATE */
+};
+/* The time of a record into *ret_time_ms. Thread: worker. */
+typedef int (*levee_time_fn)(const struct levee_record *in, int64_t *ret_time_ms, void *arg);
+struct levee_event_time_options {
+    uint64_t lateness_ms; /* how much later than a later one a record may come */
+    uint64_t idle_ms;     /* without records for so long it holds nobody up; 0: it always does */
+    bool idle_clock; /* while idle its watermark follows the batch time, less lateness_ms: for event
+                        times that are those of the clock */
+    enum levee_late late;
+};
+/* fn NULL: records have the time that their source gave them. The uid stands for the watermark,
+ * which is part of every checkpoint. */
+LEVEE_API levee_stream *levee_event_time_at(levee_stream *s, const char *uid, levee_time_fn fn,
+                                            const struct levee_event_time_options *options,
+                                            void *arg, const char *file, int line);
+#define levee_event_time(s, uid, ...) levee_event_time_at(s, uid, __VA_ARGS__, LEVEE_AT)
+/* The late records of a levee_event_time or levee_event_window with .late = LEVEE_LATE_SIDE, as
+ * they came. */
+LEVEE_API levee_stream *levee_late_at(levee_stream *s, const char *file, int line);
+#define levee_late(s) levee_late_at(s, LEVEE_AT)
+/* The watermark of the operator at hand, in functions of levee_event_window and
+ * levee_process_by_key; INT64_MIN: there is none yet. */
+LEVEE_API int64_t levee_watermark(const levee_output *out);
+
+/*
+ * Windows of event time, by key. A window of length L holds the records with time in [start,
+ * start + L); starts are the multiples of the slide (of the length, if there is none). A session
+ * holds records of a key of which none comes gap_ms or more after the one before: it ends gap_ms
+ * after its last.
+ *
+ * A window fires when the watermark has reached its end, before the records of that batch are
+ * taken: one record per key and window, its time the window's last ms (end - 1). With early_ms,
+ * windows that are open fire every so many ms of batch time if they have changed; with
+ * allowed_lateness_ms a window is kept that much longer, and fires again at once when it gets a
+ * record. Each firing gives the whole window as it is, and replaces what was given before.
+ *
+ * What is in windows is state: by uid, in every checkpoint. The lengths are stored with it, and a
+ * start with others is refused (STATE_VERSION). The reducer's accumulators are kept as bytes (at
+ * most 4096): they may not hold pointers, so levee_concat is not for windows.
+ */
+enum levee_firing { LEVEE_FIRED_ON_TIME = 0, LEVEE_FIRED_EARLY, LEVEE_FIRED_LATE };
+struct levee_event_window {
+    uint64_t length_ms;
+    uint64_t slide_ms; /* 0: as long as the length (tumbling) */
+    uint64_t gap_ms;   /* instead of both: sessions */
+    uint64_t allowed_lateness_ms;
+    uint32_t early_ms;    /* 0: no early firing */
+    enum levee_late late; /* of records whose windows are all gone */
+    bool bounds; /* values are windows, taken apart with levee_event_window_of; otherwise what the
+                    reducer gives */
+    uint32_t partitions; /* 0: the context's */
+    uint32_t version;    /* of the state's format; 0: 1 */
+};
+struct levee_event_window_info {
+    int64_t start_ms, end_ms; /* the first ms in it, the first after it */
+    enum levee_firing firing;
+    struct levee_slice value; /* what the reducer gave */
+};
+LEVEE_API levee_stream *levee_event_window_at(levee_stream *s, const char *uid,
+                                              const struct levee_reducer *r,
+                                              const struct levee_event_window *window,
+                                              const char *file, int line);
+#define levee_event_window(s, uid, r, ...) levee_event_window_at(s, uid, r, __VA_ARGS__, LEVEE_AT)
+/* Takes the value of a window with .bounds apart, as views into it; false: it is not such a value.
+ */
+LEVEE_API bool levee_event_window_of(struct levee_slice value, struct levee_event_window_info *ret);
+/* The window that is being finished, for a reducer's finish; false: none is. Without its value. */
+LEVEE_API bool levee_event_window_now(const levee_output *out, struct levee_event_window_info *ret);
+
+/*
+ * State and timers by key, for what no other operator does. The function is called once per record,
+ * in arrival order within a key; on_timer once per timer of the key that is due. Both may read and
+ * change the key's state, set and cancel its timers, and emit any number of records. A call that
+ * fails has changed nothing; a timer whose call became a dead letter is over all the same.
+ *
+ * Timers fire when a batch begins, before its records: those of event time up to the batch's
+ * watermark, then those of processing time up to its batch time, each in the order of (time, key)
+ * within a key group. A batch is run for them even without input. A timer that on_timer sets fires
+ * in the same batch if it is later than the one that fires and due; one that is set to a time
+ * already passed fires in the next batch. A key has at most one timer per kind and ms.
+ */
+struct levee_timer {
+    int64_t time_ms; /* that it was set to */
+    bool processing; /* false: of event time */
+};
+typedef int (*levee_process_fn)(levee_output *out, levee_state *state,
+                                const struct levee_record *in, void *arg);
+typedef int (*levee_timer_fn)(levee_output *out, levee_state *state, struct levee_slice key,
+                              const struct levee_timer *timer, void *arg);
+/* on_timer may be NULL: then no timers can be set. Of the options, every_key is not for it. */
+LEVEE_API levee_stream *levee_process_by_key_at(levee_stream *s, const char *uid,
+                                                const struct levee_state_options *options,
+                                                levee_process_fn fn, levee_timer_fn on_timer,
+                                                void *arg, const char *file, int line);
+#define levee_process_by_key(s, uid, ...) levee_process_by_key_at(s, uid, __VA_ARGS__, LEVEE_AT)
+/* Errors: STATE (there is no on_timer; for event time: the stream has none), INVALID (out of
+ * range), LIMIT (more than 4096 of a key), NOMEM. */
+LEVEE_API int levee_timer_event(levee_state *state, int64_t time_ms);
+LEVEE_API int levee_timer_processing(levee_state *state, int64_t time_ms);
+/* Without effect where there is none. */
+LEVEE_API void levee_timer_cancel_event(levee_state *state, int64_t time_ms);
+LEVEE_API void levee_timer_cancel_processing(levee_state *state, int64_t time_ms);
+
 /* ------------------------------------------------------------------ whole batches */
 
 /*

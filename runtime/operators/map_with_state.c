@@ -231,6 +231,7 @@ static const struct rt_operator map_with_state_operator = {
     .initial = initial,
     .free_data = free_data,
     .stateful = true,
+    .keeps_time = true,
 };
 
 levee_stream *levee_map_with_state_at(levee_stream *s, const char *uid,

@@ -13,7 +13,10 @@ static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t
         return rt_call_nomem(c);
     }
     for (size_t i = 0; i < n && code == LEVEE_OK; i++) {
-        struct levee_slice value = rt_entry_value(list[i].entry);
+        struct levee_slice value = rt_table_state_of(t, list[i].entry);
+        if (!value.data) {
+            continue; /* it has timers, and no state */
+        }
         const uint8_t *copy = arena_copy(c->out->arena, value.data, value.len);
         if (!copy) {
             return rt_call_nomem(c);
@@ -35,7 +38,7 @@ static const struct rt_operator state_snapshots_operator = {
 
 levee_stream *levee_state_snapshots_at(levee_stream *stateful, const char *file, int line)
 {
-    if (stateful && !(stateful->op && stateful->op->stateful)) {
+    if (stateful && !(stateful->kind == RT_KEYED && stateful->op->stateful)) {
         return rt_graph_fail(stateful->graph, file, line, LEVEE_EGRAPH,
                              "state_snapshots: %s has no state", stateful->name);
     }

@@ -165,6 +165,7 @@ static int fold_window(struct rt_call *c, const struct rt_groups *g, struct rt_t
 
 static const struct rt_operator window_operator = {.name = "window",
                                                    .to_one = true,
+                                                   .keeps_time = true,
                                                    .fold = fold_window,
                                                    .keeps = true,
                                                    .every_batch = rt_window_every_batch,
