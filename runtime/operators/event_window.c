@@ -17,9 +17,10 @@
  */
 #include "runtime/operators/event_window.h"
 
-#define AHEAD      8u                  /* keys whose entries are on their way */
-#define LENGTH_MAX ((uint64_t)1 << 40) /* ms: 34 years, so that sums with times fit */
-#define BOUNDS     17u                 /* start, end, firing: before the value of a window */
+#define AHEAD       8u                  /* keys whose entries are on their way */
+#define LENGTH_MAX  ((uint64_t)1 << 40) /* ms: 34 years, so that sums with times fit */
+#define WINDOWS_MAX 4096u               /* that one record may lie in: each fires */
+#define BOUNDS      17u                 /* start, end, firing: before the value of a window */
 
 struct windowing {
     struct rt_call *c;
@@ -364,6 +365,7 @@ static bool lengths_fit(const struct levee_event_window *o)
 
     return (fixed || session) && o->length_ms <= LENGTH_MAX && o->slide_ms <= LENGTH_MAX &&
            o->gap_ms <= LENGTH_MAX && o->allowed_lateness_ms <= LENGTH_MAX &&
+           (o->slide_ms == 0 || o->length_ms / o->slide_ms <= WINDOWS_MAX) &&
            o->late <= LEVEE_LATE_DEAD_LETTER;
 }
 
@@ -376,7 +378,7 @@ static levee_stream *refuse(levee_stream *s, const char *uid, const struct levee
         return rt_graph_fail(
             s->graph, file, line, LEVEE_EGRAPH,
             "event_window %s: it needs either length_ms (with or without slide_ms) "
-            "or gap_ms, each at most 2^40",
+            "or gap_ms, each at most 2^40; a record lies in 4096 windows at most",
             uid ? uid : "");
     }
     if (!rt_reducer_valid(r) || r->size > RT_WINDOW_ACC_MAX) {

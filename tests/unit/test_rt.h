@@ -147,7 +147,7 @@ static inline bool bed_is_done(void *arg)
 }
 
 /* Runs what was fed as the next batch; b->compute is then as rt_engine_compute left it. What the
- * test has set in b->compute.apply* is used. Returns its code. */
+ * test has set in b->compute.apply* and .watermarks is used. Returns its code. */
 static inline int bed_run(struct bed *b)
 {
     struct bed_task go = {.task = {.run = bed_begin}, .bed = b};
@@ -155,6 +155,7 @@ static inline int bed_run(struct bed *b)
                            .apply = b->compute.apply,
                            .apply_count = b->compute.apply_count,
                            .apply_only = b->compute.apply_only,
+                           .watermarks = b->compute.watermarks,
                            .done = bed_done};
 
     b->batch++;
