@@ -99,6 +99,7 @@ struct processing {
     struct levee_slice key;
     const struct levee_record *record; /* NULL: a timer */
     struct levee_timer timer;
+    int64_t upto; /* of timers of its kind: what is due in this batch */
 };
 
 static enum rt_timer_kind kind_of(const struct levee_timer *t)
@@ -128,6 +129,21 @@ static int try_call(void *arg)
     return rc;
 }
 
+/* When the key is due next. While its timers fire, first what is due in this batch above the one
+ * that has fired: what lies below was set to a time that is over, and waits for the next batch. */
+static int64_t next_timer(const struct processing *p, enum rt_timer_kind kind)
+{
+    const int64_t *all = p->state->timers[kind];
+    size_t n = p->state->timer_count[kind];
+
+    for (size_t i = 0; i < n && !p->record && kind == kind_of(&p->timer); i++) {
+        if (all[i] > p->timer.time_ms && all[i] <= p->upto) {
+            return all[i];
+        }
+    }
+    return n ? all[0] : RT_NEVER;
+}
+
 static bool lay_down(struct processing *p)
 {
     const levee_state *st = p->state;
@@ -135,7 +151,7 @@ static bool lay_down(struct processing *p)
     bool timed = false;
 
     for (int kind = 0; kind < RT_TIMER_KINDS; kind++) {
-        at[kind] = st->timer_count[kind] ? st->timers[kind][0] : RT_NEVER;
+        at[kind] = next_timer(p, (enum rt_timer_kind)kind);
         timed = timed || st->timer_count[kind];
     }
     if (!st->exists && !timed) {
@@ -171,6 +187,7 @@ static int fire(struct processing *p, const struct rt_due *due, bool processing)
     p->entry = rt_table_find(p->table, due->hash, due->key, rt_key_head(due->key));
     p->record = NULL;
     p->timer = (struct levee_timer){due->at_ms, processing};
+    p->upto = processing ? c->out->header->time_ms : c->out->watermark_ms;
     ASSERT(p->entry != NULL);
     struct levee_slice state = state_of(rt_entry_value(p->entry));
     struct levee_record input = {.key = p->key, .time_ms = due->at_ms};
