@@ -40,8 +40,8 @@ static int away(struct place *p, struct levee_error *err)
                                         : LEVEE_OK;
 }
 
-static int token_of(struct place *p, enum levee_token_state *ret_state, struct levee_token *ret,
-                    struct levee_error *err)
+int place_token(struct place *p, enum levee_token_state *ret_state, struct levee_token *ret,
+                struct levee_error *err)
 {
     int code = away(p, err);
 
@@ -52,7 +52,7 @@ static int token_of(struct place *p, enum levee_token_state *ret_state, struct l
     return code;
 }
 
-static int may_commit(struct place *p, struct levee_error *err)
+int place_may_commit(struct place *p, struct levee_error *err)
 {
     int code = away(p, err);
 
@@ -64,7 +64,7 @@ static int may_commit(struct place *p, struct levee_error *err)
     return code;
 }
 
-static int committed(struct place *p, struct levee_error *err)
+int place_committed(struct place *p, struct levee_error *err)
 {
     p->token_batch = p->staged_batch;
     p->token_epoch = p->staged_epoch;
@@ -73,7 +73,7 @@ static int committed(struct place *p, struct levee_error *err)
                : LEVEE_OK;
 }
 
-static int stage(struct place *p, const struct levee_token *t, struct levee_error *err)
+int place_stage(struct place *p, const struct levee_token *t, struct levee_error *err)
 {
     int code = away(p, err);
 
@@ -91,7 +91,7 @@ static int remote_token(void *self, enum levee_token_state *ret_state, struct le
 {
     struct remote *r = self;
 
-    return token_of(&r->at, ret_state, ret, err);
+    return place_token(&r->at, ret_state, ret, err);
 }
 
 static int remote_begin(void *self, const struct levee_token *t, struct levee_error *err)
@@ -100,7 +100,7 @@ static int remote_begin(void *self, const struct levee_token *t, struct levee_er
 
     memset(r->staged_set, 0, sizeof r->staged_set);
     r->written = r->refused_count = 0;
-    return stage(&r->at, t, err);
+    return place_stage(&r->at, t, err);
 }
 
 static int remote_write(void *self, size_t partition, const struct levee_record *records, size_t n,
@@ -135,7 +135,7 @@ static int remote_commit(void *self, struct levee_error *err)
     if (r->refused_count) {
         return err_set(err, LEVEE_ESINK_REFUSED, "remote sink: a total is refused");
     }
-    int code = may_commit(&r->at, err);
+    int code = place_may_commit(&r->at, err);
     for (int k = 0; k < WORLD_WORDS && code == LEVEE_OK; k++) {
         if (r->staged_set[k] && (r->staged[k] <= r->totals[k] || r->staged[k] > WORLD_RECORDS)) {
             return err_set(err, LEVEE_ESINK_FAILED, "remote sink: %s goes from %lld to %lld",
@@ -146,7 +146,7 @@ static int remote_commit(void *self, struct levee_error *err)
             r->seen[k][r->staged[k]] = true;
         }
     }
-    return code ? code : committed(&r->at, err);
+    return code ? code : place_committed(&r->at, err);
 }
 
 static size_t remote_refused(void *self, struct levee_refusal *out, size_t cap)
@@ -176,7 +176,7 @@ static int letters_token(void *self, enum levee_token_state *ret_state, struct l
 {
     struct letters *l = self;
 
-    return token_of(&l->at, ret_state, ret, err);
+    return place_token(&l->at, ret_state, ret, err);
 }
 
 static int letters_begin(void *self, const struct levee_token *t, struct levee_error *err)
@@ -184,7 +184,7 @@ static int letters_begin(void *self, const struct levee_token *t, struct levee_e
     struct letters *l = self;
 
     l->staged_count = 0;
-    return stage(&l->at, t, err);
+    return place_stage(&l->at, t, err);
 }
 
 static int letters_write(void *self, size_t partition, const struct levee_record *records, size_t n,
@@ -209,7 +209,7 @@ static int letters_write(void *self, size_t partition, const struct levee_record
 static int letters_commit(void *self, struct levee_error *err)
 {
     struct letters *l = self;
-    int code = may_commit(&l->at, err);
+    int code = place_may_commit(&l->at, err);
 
     for (size_t i = 0; i < l->staged_count && code == LEVEE_OK; i++) {
         int k = l->staged[i].word;
@@ -221,7 +221,7 @@ static int letters_commit(void *self, struct levee_error *err)
         }
         l->seen[k][total] = true;
     }
-    return code ? code : committed(&l->at, err);
+    return code ? code : place_committed(&l->at, err);
 }
 
 const struct levee_sink_ops letters_ops = {

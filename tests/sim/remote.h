@@ -18,6 +18,13 @@ struct place { /* what any of them keeps beside its data */
     uint32_t unclear_per_mille; /* commits that are applied but answer RETRY */
     uint32_t away_per_mille;    /* calls that answer RETRY and do nothing */
 };
+/* What a sink there does beside its data: tokens, and answers that go astray. */
+int place_token(struct place *p, enum levee_token_state *ret_state, struct levee_token *ret,
+                struct levee_error *err);
+int place_stage(struct place *p, const struct levee_token *t, struct levee_error *err);
+int place_may_commit(struct place *p, struct levee_error *err);
+int place_committed(struct place *p, struct levee_error *err);
+
 struct remote {
     struct place at;
     int64_t totals[WORLD_WORDS]; /* last total seen of each word */

@@ -3,14 +3,17 @@
 #include <stdio.h>
 
 #include "base/base.h"
-#include "tests/sim/remote.h"
+#include "tests/sim/events.h"
 
 #define SENDER         "sender"
 #define AWAY_PER_MILLE 200
 
-static void text_of(const struct upstream *u, uint64_t seq, char out[24])
+/* The same at every reading. */
+static struct levee_record record_of(const struct upstream *u, uint64_t seq, char text[24])
 {
-    (void)snprintf(out, 24, " %s ", world_word(u->words[seq - 1]));
+    (void)snprintf(text, 24, " %s ", world_word(u->words[seq - 1]));
+    return (struct levee_record){.value = slice_str(text),
+                                 .time_ms = events_time((uint32_t)(seq - 1))};
 }
 
 static int up_start(void *self, levee_inlet *inlet, struct levee_error *err)
@@ -54,8 +57,8 @@ static int up_read(void *self, levee_inlet *inlet, const struct levee_range *ran
         if (rng_next(&u->rng) % 1000 < AWAY_PER_MILLE / range->count) {
             return err_set(err, LEVEE_ECONNECTION, "upstream is away");
         }
-        text_of(u, seq, text);
-        code = add(arg, &(struct levee_record){.value = slice_str(text)}, seq);
+        struct levee_record r = record_of(u, seq, text);
+        code = add(arg, &r, seq);
         u->reread++;
     }
     return code;
@@ -81,8 +84,7 @@ int upstream_push(struct upstream *u, uint64_t first, uint64_t n, struct levee_e
 
     ASSERT(n <= ARRAY_LEN(r) && u->pending_count < UPSTREAM_PENDING);
     for (uint64_t i = 0; i < n; i++) {
-        text_of(u, first + i, text[i]);
-        r[i] = (struct levee_record){.value = slice_str(text[i])};
+        r[i] = record_of(u, first + i, text[i]);
     }
     for (uint32_t p = 0; p < 2; p++) {
         uint64_t from = p * n / 2, to = (p + 1) * n / 2;

@@ -13,6 +13,7 @@ struct world {
     struct upstream upstream;
     struct remote remote;
     struct letters letters;
+    struct events events;
     bool emitted[WORLD_WORDS][WORLD_RECORDS + 1]; /* totals that the files have ever shown */
     uint64_t rng;
     int words[WORLD_RECORDS];          /* what record i holds */
@@ -65,6 +66,7 @@ static int setup(levee_context *ctx, void *arg, struct levee_error *err)
     (void)levee_file_sink(
         totals, "files",
         &(struct levee_file_sink_options){.path = OUTPUT, .value = LEVEE_VALUE_I64});
+    events_build(lines, &w->events);
     return levee_context_status(ctx, err);
 }
 
@@ -287,7 +289,8 @@ static bool check_end(struct world *w)
             }
         }
     }
-    return true;
+    const char *missing = events_missing(&w->events);
+    return missing ? broken(w, "event time: %s", missing) : true;
 }
 
 /* ---- lives ---- */
@@ -394,6 +397,7 @@ bool world_run(const struct world_options *o, struct world_stats *stats, char wh
     }
     w->upstream =
         (struct upstream){.words = w->words, .rng = o->seed + 5, .positions = o->seed % 3 == 0};
+    events_init(&w->events, o->seed, w->words, o->records);
     enum life_end end = LIFE_CRASHED;
     for (uint32_t life = 0; end == LIFE_CRASHED && life < o->lives + 20; life++) {
         bool last = life >= o->lives;

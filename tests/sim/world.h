@@ -8,6 +8,7 @@
 
 #include "levee/testing.h"
 #include "runtime/context.h"
+#include "tests/sim/events.h"
 #include "tests/sim/remote.h"
 #include "tests/sim/upstream.h"
 
