@@ -1,7 +1,8 @@
 /*
  * The examples as a user runs them: network_wordcount against a server of the test's, and
- * custom_receiver with SIGKILLs in the middle (process death). kafka_wordcount is what test_demo
- * and test_demo_kafka kill. Expected totals are counted here.
+ * custom_receiver, stateful_sessions and click_audit with SIGKILLs in the middle (process death,
+ * fault 1). kafka_wordcount is what test_demo and test_demo_kafka kill. Expected totals are counted
+ * here.
  */
 #include <arpa/inet.h>
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -243,6 +245,235 @@ START_TEST(custom_receiver_counts_each_line_once_through_kills)
 }
 END_TEST
 
+/* ---- stateful_sessions, click_audit ---- */
+
+#define CLICKS 6000
+#define USERS  9
+
+static unsigned files_in(const char *folder)
+{
+    char path[200];
+    unsigned n = 0;
+
+    (void)snprintf(path, sizeof path, "%s/%s", root, folder);
+    DIR *d = opendir(path);
+    for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        n += strstr(e->d_name, ".txt") != NULL;
+    }
+    if (d) {
+        (void)closedir(d);
+    }
+    return n;
+}
+
+/* Runs it again and again, killing it each time once it has written some files more; then to its
+ * end, of which root/log tells. */
+static void run_through_kills(const char *name, const char *folder)
+{
+    const char *args[] = {program(name), "clicks", "state", "out", NULL};
+    char log[200];
+    int status = 0;
+
+    for (unsigned kills = 0; kills < 5; kills++) {
+        unsigned before = files_in(folder);
+        pid_t pid = spawn(args);
+        for (int i = 0; i < PATIENCE_MS && waitpid(pid, &status, WNOHANG) == 0; i++) {
+            if (files_in(folder) > before + kills) {
+                (void)kill(pid, SIGKILL);
+            }
+            (void)poll(NULL, 0, 1);
+        }
+    }
+    (void)snprintf(log, sizeof log, "%s/log", root);
+    ck_assert_int_eq(truncate(log, 0), 0);
+    pid_t pid = spawn(args);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(status, 0);
+}
+
+/* Calls take for every line of a folder's files, in their order. */
+static void each_line(const char *folder, void (*take)(char *line, void *arg), void *arg)
+{
+    struct dirent **names = NULL;
+    char path[512], line[256];
+
+    (void)snprintf(path, sizeof path, "%s/%s", root, folder);
+    int n = scandir(path, &names, NULL, by_name);
+    for (int i = 0; i < n; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s/%s", root, folder, names[i]->d_name);
+        FILE *f = strstr(names[i]->d_name, ".txt") ? fopen(path, "r") : NULL;
+        while (f && fgets(line, sizeof line, f)) {
+            line[strcspn(line, "\n")] = '\0';
+            take(line, arg);
+        }
+        if (f) {
+            (void)fclose(f);
+        }
+        free(names[i]);
+    }
+    free(names);
+}
+
+static FILE *open_clicks(void)
+{
+    char path[200];
+
+    (void)snprintf(path, sizeof path, "%s/clicks", root);
+    FILE *f = fopen(path, "w");
+    ck_assert_ptr_nonnull(f);
+    return f;
+}
+
+struct visit { /* a session as the test has it */
+    int user;
+    int64_t from, to, clicks;
+    int page;
+    bool seen;
+};
+struct visits {
+    struct visit all[CLICKS];
+    size_t n;
+};
+
+static void take_session(char *line, void *arg)
+{
+    struct visits *v = arg;
+    int user, page;
+    int64_t from, to, clicks;
+
+    ck_assert_int_eq(sscanf(line, "u%d\t%" SCNd64 " %" SCNd64 " %" SCNd64 " /p%d", &user, &from,
+                            &to, &clicks, &page),
+                     5);
+    for (size_t i = 0; i < v->n; i++) {
+        struct visit *x = &v->all[i];
+        if (x->user == user && x->from == from && x->to == to && x->clicks == clicks &&
+            x->page == page) {
+            ck_assert_msg(!x->seen, "%s: twice", line);
+            x->seen = true;
+            return;
+        }
+    }
+    ck_abort_msg("%s: no such session", line);
+}
+
+START_TEST(stateful_sessions_come_once_through_kills)
+{
+    static struct visits v;
+    struct visit *open[USERS] = {NULL};
+    uint64_t x = 777;
+    int64_t now = 1700000000000;
+
+    make_root();
+    FILE *f = open_clicks();
+    for (unsigned i = 0; i < CLICKS; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        int user = (int)((x >> 33) % USERS), page = (int)((x >> 40) % 5);
+        now += (int64_t)((x >> 45) % 8000);
+        struct visit *s = open[user];
+        if (!s || now - s->to >= 30000) {
+            s = open[user] = &v.all[v.n++];
+            *s = (struct visit){.user = user, .from = now};
+        }
+        s->to = now;
+        s->clicks++;
+        s->page = page;
+        (void)fprintf(f, "%" PRId64 " u%d /p%d\n", now, user, page);
+    }
+    ck_assert_int_eq(fclose(f), 0);
+    run_through_kills("stateful_sessions", "out");
+    each_line("out", take_session, &v);
+    for (size_t i = 0; i < v.n; i++) { /* by a watermark that is the last click's time */
+        ck_assert_int_eq(v.all[i].seen, v.all[i].to + 30000 <= now);
+    }
+    ck_assert_uint_gt(v.n, 500);
+    remove_root();
+}
+END_TEST
+
+#define MINUTES 200
+#define PAGES   3
+
+struct audit {
+    int64_t sent[MINUTES][PAGES], counted[MINUTES][PAGES], late[MINUTES][PAGES];
+    int64_t lates;
+};
+
+static void take_count(char *line, void *arg)
+{
+    struct audit *a = arg;
+    int minute, page;
+    int64_t clicks;
+
+    ck_assert_int_eq(sscanf(line, "%d /p%d\t%" SCNd64, &minute, &page, &clicks), 3);
+    ck_assert(minute < MINUTES && page < PAGES);
+    ck_assert_int_gt(clicks, a->counted[minute][page]); /* it replaces what was said before */
+    a->counted[minute][page] = clicks;
+}
+
+static void take_late(char *line, void *arg)
+{
+    struct audit *a = arg;
+    int64_t ms;
+    int key, user, page;
+
+    ck_assert_int_eq(sscanf(line, "/p%d\t%" SCNd64 " u%d /p%d", &key, &ms, &user, &page), 4);
+    ck_assert_int_eq(key, page);
+    a->late[ms / 60000][page]++;
+    a->lates++;
+}
+
+/* When a line is late depends on what else was in its batch; that it is accounted for, once, does
+ * not. */
+START_TEST(click_audit_accounts_for_every_line_through_kills)
+{
+    static struct audit a;
+    uint64_t x = 4242;
+    int64_t front = 0, strange = 0;
+    char path[200], line[512];
+
+    make_root();
+    FILE *f = open_clicks();
+    for (unsigned i = 0; i < CLICKS; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        front += (int64_t)((x >> 45) % 3000);
+        int64_t ms = front - (int64_t)((x >> 35) % 4000);
+        ms = (x >> 25) % 50 == 0 ? front / 3 : ms; /* hopeless, if the watermark was told */
+        ms = ms > 0 ? ms : 0;
+        if ((x >> 30) % 100 == 7) {
+            (void)fprintf(f, "no click at all\n");
+            strange++;
+            continue;
+        }
+        ck_assert_int_lt(ms / 60000, MINUTES - 10);
+        a.sent[ms / 60000][(x >> 50) % PAGES]++;
+        (void)fprintf(f, "%" PRId64 " u%u /p%u\n", ms, i % 10, (unsigned)((x >> 50) % PAGES));
+    }
+    (void)fprintf(f, "%d u1 /p0\n", (MINUTES - 1) * 60000); /* whose minute stays open */
+    ck_assert_int_eq(fclose(f), 0);
+    (void)snprintf(path, sizeof path, "%s/out", root);
+    ck_assert_int_eq(mkdir(path, 0755), 0);
+    run_through_kills("click_audit", "out/counts");
+    each_line("out/counts", take_count, &a);
+    each_line("out/late", take_late, &a);
+    for (int m = 0; m < MINUTES; m++) {
+        for (int p = 0; p < PAGES; p++) {
+            ck_assert_int_eq(a.counted[m][p] + a.late[m][p], a.sent[m][p]);
+        }
+    }
+    ck_assert_int_gt(a.lates, 0);
+    int64_t letters = 0;
+    (void)snprintf(path, sizeof path, "%s/log", root);
+    f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f)) {
+        letters += strstr(line, "dead letter: click-time, code -1: no click at all") == line;
+    }
+    ck_assert_ptr_nonnull(f);
+    (void)fclose(f);
+    ck_assert_int_eq(letters, strange);
+    remove_root();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("examples");
@@ -250,6 +481,9 @@ int main(void)
 
     tcase_add_test(c, network_wordcount_counts_what_a_server_sends);
     tcase_add_test(c, custom_receiver_counts_each_line_once_through_kills);
+    tcase_add_test(c, stateful_sessions_come_once_through_kills);
+    tcase_add_test(c, click_audit_accounts_for_every_line_through_kills);
+    tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
     return suite_main(s);
 }
