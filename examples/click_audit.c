@@ -17,17 +17,20 @@
 /* "ms user page": false if it is not. */
 static bool parse(const struct levee_record *line, struct levee_record *ret)
 {
-    char text[256], page[128], more;
+    char text[256], *end;
     size_t n = line->value.len < sizeof text ? line->value.len : 0;
 
     memcpy(text, line->value.data, n);
     text[n] = '\0';
     *ret = *line;
-    if (sscanf(text, "%15" SCNd64 " %*127s %127s %c", &ret->time_ms, page, &more) != 2) {
+    ret->time_ms = strtoll(text, &end, 10);
+    const char *user = end > text && *end == ' ' ? end + 1 : "";
+    const char *page = strchr(user, ' ');
+    if (!page || page == user || page[1] == '\0' || strchr(page + 1, ' ')) {
         return false;
     }
-    ret->key = (struct levee_slice){line->value.data + n - strlen(page), strlen(page)};
-    return ret->time_ms >= 0 && memcmp(ret->key.data, page, ret->key.len) == 0;
+    ret->key = (struct levee_slice){line->value.data + (page + 1 - text), strlen(page + 1)};
+    return ret->time_ms >= 0 && ret->time_ms < INT64_MAX;
 }
 
 static int click_time(const struct levee_record *line, int64_t *ret_time_ms, void *arg)

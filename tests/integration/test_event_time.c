@@ -303,7 +303,7 @@ static int by_time(const void *a, const void *b)
 static void expected_sessions(const char *keys, const int64_t *times, int64_t watermark,
                               struct place *ret)
 {
-    for (char key = 'a'; key <= 'c'; key++) {
+    for (int key = 'a'; key <= 'c'; key++) {
         int64_t own[PUSHES];
         size_t n = 0, first = 0;
         for (size_t i = 0; i < PUSHES; i++) {

@@ -395,7 +395,7 @@ END_TEST
 
 struct audit {
     int64_t sent[MINUTES][PAGES], counted[MINUTES][PAGES], late[MINUTES][PAGES];
-    int64_t lates;
+    int64_t late_lines;
 };
 
 static void take_count(char *line, void *arg)
@@ -419,7 +419,7 @@ static void take_late(char *line, void *arg)
     ck_assert_int_eq(sscanf(line, "/p%d\t%" SCNd64 " u%d /p%d", &key, &ms, &user, &page), 4);
     ck_assert_int_eq(key, page);
     a->late[ms / 60000][page]++;
-    a->lates++;
+    a->late_lines++;
 }
 
 /* When a line is late depends on what else was in its batch; that it is accounted for, once, does
@@ -460,7 +460,7 @@ START_TEST(click_audit_accounts_for_every_line_through_kills)
             ck_assert_int_eq(a.counted[m][p] + a.late[m][p], a.sent[m][p]);
         }
     }
-    ck_assert_int_gt(a.lates, 0);
+    ck_assert_int_gt(a.late_lines, 0);
     int64_t letters = 0;
     (void)snprintf(path, sizeof path, "%s/log", root);
     f = fopen(path, "r");

@@ -187,8 +187,9 @@ static void model_fire(const struct model *m, int key, const struct span_ms *w,
             count++;
         }
     }
+    sum = sum * 1000 + count; /* as chain_finish shows it */
     say(&wanted, "%d [%lld,%lld) %d: %lld", key, (long long)w->start, (long long)w->end,
-        (int)firing, (long long)(sum * 1000 + count));
+        (int)firing, (long long)sum);
 }
 
 /* A record stays as long as a window that it lies in does. */
