@@ -97,7 +97,8 @@ struct processing {
     struct rt_entry *entry; /* NULL: none */
     uint64_t hash;
     struct levee_slice key;
-    const struct levee_record *record; /* NULL: a timer */
+    struct levee_record input; /* what the call is about: a record, or key and state of … */
+    bool timing;               /* … a timer */
     struct levee_timer timer;
     int64_t upto; /* of timers of its kind: what is due in this batch */
 };
@@ -118,8 +119,8 @@ static int try_call(void *arg)
         out->failed = true;
         return LEVEE_ENOMEM;
     }
-    if (p->record) {
-        rc = p->d->fn(out, st, p->record, p->d->arg);
+    if (!p->timing) {
+        rc = p->d->fn(out, st, &p->input, p->d->arg);
     } else {
         rt_state_timer_remove(st, kind_of(&p->timer), p->timer.time_ms);
         /* A timer of an earlier program that had a function for it lapses. */
@@ -136,7 +137,7 @@ static int64_t next_timer(const struct processing *p, enum rt_timer_kind kind)
     const int64_t *all = p->state->timers[kind];
     size_t n = p->state->timer_count[kind];
 
-    for (size_t i = 0; i < n && !p->record && kind == kind_of(&p->timer); i++) {
+    for (size_t i = 0; i < n && p->timing && kind == kind_of(&p->timer); i++) {
         if (all[i] > p->timer.time_ms && all[i] <= p->upto) {
             return all[i];
         }
@@ -163,13 +164,13 @@ static bool lay_down(struct processing *p)
 
 static int process_record(struct processing *p, const struct rt_item *item)
 {
-    struct levee_record input = {item->key, item->value, item->time_ms};
     struct rt_call *c = p->c;
     bool skipped;
 
-    p->record = &input;
+    p->input = (struct levee_record){item->key, item->value, item->time_ms};
+    p->timing = false;
     c->out->time_ms = item->time_ms;
-    int code = rt_call_guarded(c, c->index++, &input, try_call, p, &skipped);
+    int code = rt_call_guarded(c, c->index++, &p->input, try_call, p, &skipped);
     if (code == LEVEE_OK && !skipped && p->state->changed && !lay_down(p)) {
         code = rt_call_nomem(c);
     }
@@ -185,21 +186,21 @@ static int fire(struct processing *p, const struct rt_due *due, bool processing)
     p->hash = due->hash;
     p->key = due->key;
     p->entry = rt_table_find(p->table, due->hash, due->key, rt_key_head(due->key));
-    p->record = NULL;
+    p->timing = true;
     p->timer = (struct levee_timer){due->at_ms, processing};
     p->upto = processing ? c->out->header->time_ms : c->out->watermark_ms;
     ASSERT(p->entry != NULL);
     struct levee_slice state = state_of(rt_entry_value(p->entry));
-    struct levee_record input = {.key = p->key, .time_ms = due->at_ms};
+    p->input = (struct levee_record){.key = p->key, .time_ms = due->at_ms};
     if (state.data) { /* a dead letter outlives the entry */
-        input.value = slice_of(arena_copy(c->out->arena, state.data, state.len), state.len);
-        if (!input.value.data) {
+        p->input.value = slice_of(arena_copy(c->out->arena, state.data, state.len), state.len);
+        if (!p->input.value.data) {
             return rt_call_nomem(c);
         }
     }
     int64_t watermark = c->out->watermark_ms;
     c->out->time_ms = !processing ? due->at_ms : watermark != RT_NO_TIME ? watermark : 0;
-    int code = rt_call_guarded(c, c->index++, &input, try_call, p, &skipped);
+    int code = rt_call_guarded(c, c->index++, &p->input, try_call, p, &skipped);
     if (code == LEVEE_OK && skipped) { /* over all the same, or it would come again for ever */
         if (!begin_state(p->state, p->entry)) {
             return rt_call_nomem(c);
