@@ -424,7 +424,8 @@ LEVEE_API bool levee_event_window_now(const levee_output *out, struct levee_even
  * watermark, then those of processing time up to its batch time, each in the order of (time, key)
  * within a key group. A batch is run for them even without input. A timer that on_timer sets fires
  * in the same batch if it is later than the one that fires and due; one that is set to a time
- * already passed fires in the next batch. A key has at most one timer per kind and ms.
+ * already passed fires in the next batch. A key has at most one timer per kind and ms. A drain ends
+ * when no timer of event time is due any more.
  */
 struct levee_timer {
     int64_t time_ms; /* that it was set to */

@@ -204,12 +204,16 @@ START_TEST(the_lowest_watermark_counts_unless_it_is_idle)
     ck_assert_str_eq(bed_show_sorted(&b, out, shown, sizeof shown), "a=1 c=1");
     bed_end_batch(&b);
     ck_assert_int_eq(reading(&b, w, 6000), 61);
-    feed(&b, 1, "d=40 e=59 f=60 g=80"); /* y is back, and its own watermark is 32 */
-    run(&b);                            /* 6 */
+    feed(&b, 1, "d=40 e=59 f=60"); /* y is back, and its own watermark is 32 */
+    run(&b);                       /* 6 */
     bed_end_batch(&b);
     ck_assert_uint_eq(rt_engine_late(b.engine), 2); /* d and e: their windows are over */
-    ck_assert_int_eq(reading(&b, y, 7000), 80);
-    ck_assert_int_eq(reading(&b, w, 7000), 61); /* it never goes back, and x says 61 */
+    ck_assert_int_eq(reading(&b, y, 7000), 60);
+    ck_assert_int_eq(reading(&b, w, 7000), 61); /* it never goes back */
+    feed(&b, 1, "g=80");
+    run(&b); /* 7 */
+    bed_end_batch(&b);
+    ck_assert_int_eq(reading(&b, w, 8000), 61); /* x says so */
     bed_release(&b);
 }
 END_TEST
@@ -264,6 +268,30 @@ START_TEST(an_idle_clock_goes_with_the_batch_time)
     run(&b);
     bed_end_batch(&b);
     ck_assert_int_eq(reading(&b, x, 5000), 3500); /* no longer idle, and not back */
+    bed_release(&b);
+}
+END_TEST
+
+/* It still counts: beside a stream that is behind it, and before one that is ahead. */
+START_TEST(an_idle_clock_is_no_idle_stream)
+{
+    struct bed b;
+    const struct levee_event_time_options clock = {.idle_ms = 2000, .idle_clock = true};
+
+    bed_init(&b, 1, 0);
+    levee_stream *x = timed(&b, "x", clock);
+    levee_stream *y = timed(&b, "y", (struct levee_event_time_options){0});
+    levee_stream *both[] = {x, y};
+    levee_stream *w = levee_event_window(levee_union(both, 2), "w", &levee_count_values, &tens);
+    bed_sink(&b, w);
+    MUST(bed_open(&b) == LEVEE_OK);
+    feed(&b, 0, "a=5");
+    feed(&b, 1, "b=4000");
+    run(&b);
+    bed_end_batch(&b);
+    ck_assert_int_eq(reading(&b, w, 2999), 5);
+    ck_assert_int_eq(reading(&b, w, 3000), 3000);
+    ck_assert_int_eq(reading(&b, w, 9000), 4000);
     bed_release(&b);
 }
 END_TEST
@@ -329,7 +357,12 @@ START_TEST(a_replay_is_given_the_watermark_that_was_logged)
     run(&b);
     ck_assert_str_eq(bed_show(&b, side, shown, sizeof shown), "a=149|");
     bed_end_batch(&b);
-    ck_assert_int_eq(reading(&b, s, 9000), 150); /* and it never goes back */
+    ck_assert_int_eq(reading(&b, s, 9000), 150);
+    logged = 120;
+    b.compute.watermarks = &logged;
+    run(&b);
+    bed_end_batch(&b);
+    ck_assert_int_eq(reading(&b, s, 9000), 150); /* it never goes back */
     bed_release(&b);
 }
 END_TEST
@@ -482,8 +515,10 @@ START_TEST(clocks_come_back_and_other_lengths_are_refused)
 
     for (int i = 0; i < 3; i++) {
         bed_init(&b[i], 1, 0);
-        s[i] = timed(&b[i], "t",
-                     (struct levee_event_time_options){.lateness_ms = 3, .late = LEVEE_LATE_DROP});
+        s[i] = timed(
+            &b[i], "t",
+            (struct levee_event_time_options){
+                .lateness_ms = 3, .idle_ms = 3000, .idle_clock = true, .late = LEVEE_LATE_DROP});
         bed_sink(&b[i],
                  levee_event_window(s[i], "w", &levee_count_values, i == 2 ? &other : &tens));
         MUST(bed_open(&b[i]) == LEVEE_OK);
@@ -497,6 +532,8 @@ START_TEST(clocks_come_back_and_other_lengths_are_refused)
     rt_engine_encode_clocks(b[0].engine, &bytes);
     ck_assert_int_eq(rt_engine_decode_clocks(b[1].engine, buf_view(&bytes), &err), LEVEE_OK);
     ck_assert_int_eq(reading(&b[1], s[1], 3000), 27);
+    ck_assert_int_eq(reading(&b[1], s[1], 4999), 27); /* it was heard in the second batch */
+    ck_assert_int_eq(reading(&b[1], s[1], 5000), 4997);
     ck_assert_uint_eq(rt_engine_late(b[1].engine), 1);
     ck_assert_int_eq(rt_engine_decode_clocks(b[2].engine, buf_view(&bytes), &err),
                      LEVEE_ESTATE_VERSION);
@@ -524,6 +561,7 @@ int main(void)
     tcase_add_test(t, the_lowest_watermark_counts_unless_it_is_idle);
     tcase_add_test(t, of_streams_that_are_all_idle_the_highest_counts);
     tcase_add_test(t, an_idle_clock_goes_with_the_batch_time);
+    tcase_add_test(t, an_idle_clock_is_no_idle_stream);
     tcase_add_test(t, windows_of_windows_lose_nothing);
     tcase_add_test(t, a_replay_is_given_the_watermark_that_was_logged);
     tcase_add_test(t, times_out_of_range_are_failed_calls_and_the_ends_do_not_overflow);
