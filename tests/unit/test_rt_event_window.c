@@ -545,6 +545,36 @@ START_TEST(a_restart_after_every_batch_changes_nothing)
 }
 END_TEST
 
+/* Allowed lateness may change between starts: what has fired does not fire again on its way out. */
+START_TEST(a_shorter_allowed_lateness_fires_nothing_again)
+{
+    struct levee_event_window o = {.length_ms = 100, .allowed_lateness_ms = 200};
+    struct bed *b = bed_windows(&o, 0, 2, 8);
+    static const int64_t times[] = {10, 150, 151, 160, 161, 260, 261};
+    static const char keys[] = {'0', '1', '1', '0', '1', '1', '1'};
+
+    for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+        uint8_t le[8] = {7};
+        struct levee_record r = {slice_of(&keys[i], 1), slice_of(le, 8), times[i]};
+        if (i == 3) {
+            o.allowed_lateness_ms = 0;
+            b = reborn(b, &o, 0, 1, 4);
+        }
+        bed_feed(b, 0, 0, &r, 1);
+        MUST(bed_run(b) == LEVEE_OK);
+        hear(b);
+        bed_end_batch(b);
+    }
+    say(&wanted, "0 [0,100) 0: 7001");
+    say(&wanted, "0 [100,200) 0: 7001");
+    say(&wanted, "1 [100,200) 0: 21003");
+    same_lines(&said, &wanted, 0, b->batch, "window");
+    ck_assert_uint_eq(said_late.n, 0);
+    bed_release(b);
+    free(b);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rt_event_window");
@@ -553,6 +583,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, random_windows_are_the_models, 0, 60);
     tcase_add_loop_test(t, a_restart_after_every_batch_changes_nothing, 0, 20);
+    tcase_add_test(t, a_shorter_allowed_lateness_fires_nothing_again);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

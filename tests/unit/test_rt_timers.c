@@ -396,6 +396,24 @@ START_TEST(a_key_has_4096_timers_of_a_kind_at_most)
 }
 END_TEST
 
+START_TEST(a_call_that_changes_nothing_leaves_nothing_to_gather)
+{
+    struct bed b;
+    struct ckpt_slices *slices;
+    size_t n;
+
+    bed_process(&b, NULL, on_timer);
+    expect_batch(&b, 1, "a=+x/p99000", "");
+    bed_copy_delta(&b, NULL);
+    expect_batch(&b, 2, "a=?/E5/P6", "a=x");
+    MUST(rt_engine_gather(b.engine, &slices, &n, NULL) == LEVEE_OK);
+    ck_assert_uint_eq(n, 1);
+    ck_assert_uint_eq(slices[0].mark_count, 0);
+    rt_engine_free_slices(slices, n);
+    bed_release(&b);
+}
+END_TEST
+
 /* Initial state, and what other readers of the table see: the user's part, without timers. */
 static int collect(void *arg, struct levee_slice key, struct levee_slice value)
 {
@@ -487,6 +505,7 @@ int main(void)
     tcase_add_test(t, failed_calls_have_no_effect_but_a_timer_is_over);
     tcase_add_test(t, timers_without_a_function_or_a_time_are_refused);
     tcase_add_test(t, a_key_has_4096_timers_of_a_kind_at_most);
+    tcase_add_test(t, a_call_that_changes_nothing_leaves_nothing_to_gather);
     tcase_add_test(t, readers_of_the_state_see_no_timers);
     tcase_add_test(t, timers_fire_in_the_order_of_time_and_key);
     suite_add_tcase(s, t);
