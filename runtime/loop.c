@@ -25,12 +25,26 @@ const char *rt_life_name(enum rt_life life)
 
 /* ---- clock ---- */
 
+/* Of the newest batch that there is, those that are to be replayed included. */
+static int64_t newest_time(const levee_context *ctx)
+{
+    int64_t last = ctx->last_time;
+
+    for (struct link *l = ctx->logged.head; l; l = l->next) {
+        int64_t t = CONTAINER_OF(l, struct rt_logged_batch, link)->header.time_ms;
+        last = t > last ? t : last;
+    }
+    return last;
+}
+
 void rt_clock_start(levee_context *ctx)
 {
+    int64_t last = newest_time(ctx);
+
     ctx->mono0_ns = ctx->io->ops->now_ns(ctx->io);
     ctx->wall0_ms = ctx->io->ops->wall_ms(ctx->io);
-    if (ctx->wall0_ms < ctx->last_time) {
-        ctx->wall0_ms = ctx->last_time;
+    if (ctx->wall0_ms < last) {
+        ctx->wall0_ms = last;
     }
     if (ctx->last_batch == 0 && !ctx->logged.head) {
         ctx->last_time = rt_clock_due(ctx); /* the first batch ends an interval that was seen */
