@@ -66,6 +66,11 @@ void ksink_delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
         s->suspect = s->suspect || is_refusal(m->err);
         return;
     }
+    if (m->partition < s->ends_cap && m->offset >= 0 && m->offset + 1 < s->ends[m->partition]) {
+        s->anew = (struct ksink_position){m->partition, m->offset, s->now.batch};
+        s->delivery_error = RD_KAFKA_RESP_ERR__INCONSISTENT; /* ksink_error says it better */
+        return;
+    }
     if (m->partition < s->ends_cap && s->ends[m->partition] < m->offset + 2) {
         s->ends[m->partition] = m->offset + 2; /* behind it lies the transaction's marker */
     }

@@ -179,6 +179,9 @@ static int ksink_settle(void *self, const struct levee_token *now, struct levee_
     if (code == LEVEE_OK) {
         code = ksink_producer_open(s, err);
     }
+    if (code == LEVEE_OK && !s->at_least_once && s->there.batch) {
+        code = ksink_still_there(s, err);
+    }
     if (code == LEVEE_OK) {
         code = ksink_ends(s, err);
     }
@@ -319,7 +322,7 @@ static struct kafka_sink *sink_new(levee_stream *stream, const struct levee_kafk
     s->timeout_ms = o->transaction_timeout_ms ? o->transaction_timeout_ms : TIMEOUT_MS;
     s->ops = o->at_least_once ? plain_ops : transactional_ops;
     s->ops.refresh_ms = o->refresh_ms ? o->refresh_ms : REFRESH_MS;
-    s->mark = s->mark_now = (struct ksink_position){-1, -1, 0};
+    s->mark = s->mark_now = s->anew = (struct ksink_position){-1, -1, 0};
     if (!copy_strings(s, o)) {
         sink_destroy(s);
         return NULL;

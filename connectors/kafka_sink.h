@@ -83,7 +83,8 @@ struct kafka_sink {
     uint64_t marked;                      /* number of the record that carries the token */
     struct ksink_position mark, mark_now; /* of the last committed batch; of this one */
     rd_kafka_resp_err_t delivery_error;
-    bool suspect; /* a request was refused for what is in it */
+    bool suspect;               /* a request was refused for what is in it */
+    struct ksink_position anew; /* a record that lies before older ones; partition -1: none does */
     char client_error[256];
 };
 
@@ -111,6 +112,8 @@ int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
 int ksink_search(void *self, struct levee_slice note, uint64_t confirmed,
                  enum levee_token_state *ret_state, struct levee_token *ret_token,
                  struct levee_error *err);
+/* In the middle of a life, whose token may have vanished: what it has written must be there. */
+int ksink_still_there(struct kafka_sink *s, struct levee_error *err);
 size_t ksink_note(void *self, void *buf, size_t cap);
 /* End offsets of all partitions, for the first note of a life. */
 int ksink_ends(struct kafka_sink *s, struct levee_error *err);

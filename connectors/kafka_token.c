@@ -77,6 +77,20 @@ static bool is_ours(const struct kafka_sink *s, const struct levee_token *t)
 
 /* ---- reading it back ---- */
 
+/* That a group is denied the client tells in an event, while the question itself times out. */
+static rd_kafka_resp_err_t told(struct kafka_sink *s, rd_kafka_resp_err_t code)
+{
+    rd_kafka_message_t *m;
+
+    while ((m = rd_kafka_consumer_poll(s->reader, 0)) != NULL) {
+        if (m->err && ksink_outcome_of(m->err, false, false, false) == KSINK_REFUSED) {
+            code = m->err;
+        }
+        rd_kafka_message_destroy(m);
+    }
+    return code;
+}
+
 int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
                      struct levee_token *ret, struct levee_error *err)
 {
@@ -89,8 +103,8 @@ int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
     rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(list, s->topic, 0);
     rd_kafka_resp_err_t rc = rd_kafka_committed(s->reader, list, KSINK_ASK_MS);
     rc = rc ? rc : p->err;
-    (void)rd_kafka_poll(s->reader, 0);
     if (rc) {
+        rc = told(s, rc);
         enum ksink_outcome o = ksink_outcome_of(rc, false, true, false);
         code = ksink_error(s, o, "reading the token", rd_kafka_err2str(rc), err);
     } else if (p->offset < 0 && p->metadata_size == 0) {
@@ -340,6 +354,42 @@ static int scan_all(struct scan *c, bool *ret_gone, struct levee_error *err)
     return code;
 }
 
+/* Whether what was written is all there. true in *ret_gone: it is not, or nobody can tell any more,
+ * and err says which. */
+static int examine(struct scan *c, bool *ret_gone, struct levee_error *err)
+{
+    const struct ksink_position *mark = &c->s->mark;
+    int code = scan_all(c, ret_gone, err);
+
+    if (code == LEVEE_OK && !*ret_gone && c->mark_differs) {
+        *ret_gone = true;
+        err_set(err, LEVEE_ESINK_BEHIND,
+                "the record of batch %" PRIu64 " is another one: the topic was made anew",
+                mark->batch);
+        err_expected(err, "our header at partition %d, offset %" PRId64, (int)mark->partition,
+                     mark->offset);
+    }
+    return code;
+}
+
+int ksink_still_there(struct kafka_sink *s, struct levee_error *err)
+{
+    enum levee_token_state state;
+    struct levee_token t = {0};
+    struct scan c = {.s = s};
+    bool gone = false;
+    int code = ksink_token_read(s, &state, &t, err);
+
+    if (code || state != LEVEE_TOKEN_NEVER || s->adopt) {
+        return code;
+    }
+    if ((code = examine(&c, &gone, err)) == LEVEE_OK && gone) {
+        err_where(err, "topic %s, group %s", s->topic, s->group);
+        code = LEVEE_ESINK_BEHIND;
+    }
+    return code;
+}
+
 int ksink_search(void *self, struct levee_slice note, uint64_t confirmed,
                  enum levee_token_state *ret_state, struct levee_token *ret_token,
                  struct levee_error *err)
@@ -352,19 +402,11 @@ int ksink_search(void *self, struct levee_slice note, uint64_t confirmed,
         (void)err_set(err, LEVEE_ESINK_BEHIND, "what was remembered of it does not parse");
         return lost(&c, ret_state, err);
     }
-    int code = scan_all(&c, &gone, err);
+    int code = examine(&c, &gone, err);
     if (code) {
         return code;
     }
     if (gone) {
-        return lost(&c, ret_state, err);
-    }
-    if (c.mark_differs) {
-        err_set(err, LEVEE_ESINK_BEHIND,
-                "the record of batch %" PRIu64 " is another one: the topic was made anew",
-                s->mark.batch);
-        err_expected(err, "our header at partition %d, offset %" PRId64, (int)s->mark.partition,
-                     s->mark.offset);
         return lost(&c, ret_state, err);
     }
     *ret_token = c.found ? c.newest : s->identity;

@@ -175,6 +175,16 @@ int ksink_error(const struct kafka_sink *s, enum ksink_outcome outcome, const ch
                                 [KSINK_FENCED] = LEVEE_EBROKER, /* settle tells by whom */
                                 [KSINK_REFUSED] = LEVEE_ESINK_FAILED};
 
+    if (s->anew.partition >= 0) { /* nothing else matters then */
+        err_set(err, LEVEE_ESINK_BEHIND,
+                "partition %d is shorter than it was: topic made anew, or truncated",
+                (int)s->anew.partition);
+        err_where(err, "topic %s, brokers %s", s->topic, s->brokers);
+        err_expected(err, "offset %lld or higher", (long long)s->ends[s->anew.partition] - 1);
+        err_found(err, "offset %lld for a record of batch %llu", (long long)s->anew.offset,
+                  (unsigned long long)s->anew.batch);
+        return LEVEE_ESINK_BEHIND;
+    }
     err_set(err, codes[outcome], "Kafka topic %s: %s failed", s->topic, doing);
     err_where(err, "brokers %s", s->brokers);
     err_found(err, "%s%s%s", text, s->client_error[0] ? "; " : "", s->client_error);
