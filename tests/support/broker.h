@@ -95,6 +95,19 @@ enum broker_code broker_topic_leader(struct broker *b, const char *topic, int32_
 /* With all its offsets. */
 enum broker_code broker_group_delete(struct broker *b, const char *group);
 
+/* Replaces all the topic's own settings. */
+enum broker_code broker_topic_alter(struct broker *b, const char *topic,
+                                    const char *const *properties);
+/* -1: there is none. */
+enum broker_code broker_committed(struct broker *b, const char *group, const char *topic,
+                                  int32_t partition, int64_t *ret_offset);
+
+/* Of a broker with an authorizer that otherwise allows everything: this is denied to everyone who
+ * has no name, and so to every client here. */
+enum broker_code broker_deny(struct broker *b, rd_kafka_ResourceType_t type, const char *name,
+                             rd_kafka_AclOperation_t operation);
+enum broker_code broker_allow_all(struct broker *b);
+
 /* ---- records in ---- */
 
 struct broker_header {
