@@ -1,7 +1,7 @@
 /*
  * The process that is killed: a small exactly-once job, started by the tests of this folder.
  *
- *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle] [--forever]
+ *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point|--stop NAME HIT] [--idle] [--forever]
  *                 [--close-fds] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]
  *                 [--property P]... [--refresh MS] [--timeout MS] [--part BYTES]
  *
@@ -13,7 +13,8 @@
  * ACKS (appended): "resume N" when a life learns what is durable, "ack N" when the sender is told
  * that N is durable: with that it would forget the record. STATUS: struct job_status.
  *
- * With --point the process kills itself with SIGKILL at that point's HIT-th pass. With --idle it
+ * With --point the process kills itself with SIGKILL at that point's HIT-th pass, with --stop it
+ * stops itself with SIGSTOP. With --idle it
  * goes quiet now and then until the log has sealed itself. Without --forever it ends with exit code
  * 0 once RECORDS are in and drained; with it, it goes on sending until it is killed. With
  * --close-fds it closes, after a few sets, every descriptor that it has not opened itself, as hosts
@@ -54,7 +55,7 @@ static struct {
     uint64_t ahead;
     uint32_t refresh_ms, timeout_ms;
     uint64_t part_bytes;
-    bool idle, forever, close_fds;
+    bool idle, forever, close_fds, stop;
 } opt;
 
 static struct {
@@ -96,7 +97,7 @@ static void at_point(const char *name, void *arg)
         }
         uint64_t hits = __atomic_add_fetch(&me.status->hits[i], 1, __ATOMIC_SEQ_CST);
         if (opt.point && hits == opt.hit && strcmp(name, opt.point) == 0) {
-            (void)kill(getpid(), SIGKILL);
+            (void)kill(getpid(), opt.stop ? SIGSTOP : SIGKILL);
         }
     }
     if (strcmp(name, "WAL_AFTER_IDLE_SEAL") == 0) {
@@ -450,7 +451,9 @@ int main(int argc, char **argv)
             opt.part_bytes = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--ahead") == 0 && i + 1 < argc) {
             opt.ahead = strtoull(argv[++i], NULL, 10);
-        } else if (strcmp(argv[i], "--point") == 0 && i + 2 < argc) {
+        } else if ((strcmp(argv[i], "--point") == 0 || strcmp(argv[i], "--stop") == 0) &&
+                   i + 2 < argc) {
+            opt.stop = argv[i][2] == 's';
             opt.point = argv[++i];
             opt.hit = strtoull(argv[++i], NULL, 10);
         }

@@ -141,7 +141,7 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
     (void)snprintf(records, sizeof records, "%" PRIu64, life->records);
     (void)snprintf(hit, sizeof hit, "%" PRIu64, life->hit);
     if (life->point) {
-        args[n++] = "--point";
+        args[n++] = life->stop ? "--stop" : "--point";
         args[n++] = life->point;
         args[n++] = hit;
     }
@@ -207,6 +207,15 @@ int trial_wait(struct trial *t, pid_t pid, int timeout_ms)
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? TRIAL_KILLED
            : WIFSIGNALED(status)                              ? 1000 + WTERMSIG(status)
                                                               : WEXITSTATUS(status);
+}
+
+void trial_wait_stopped(struct trial *t, pid_t pid)
+{
+    int status = 0;
+    pid_t got = waitpid(pid, &status, WUNTRACED);
+
+    ck_assert_msg(got == pid && WIFSTOPPED(status), "it did not stop but end with status %#x: %s",
+                  (unsigned)status, trial_said(t));
 }
 
 int trial_run(struct trial *t, const struct trial_life *life)

@@ -34,6 +34,7 @@ struct trial {
     const char *properties[4];             /* of both; "name=value", ended by NULL */
     uint64_t parts;                        /* that a stranger saw so far */
     uint64_t part_bytes;                   /* of a transaction; 0: the default */
+    uint64_t base;                         /* records that were before this output was there */
     bool (*collect)(struct trial *t);
 };
 
@@ -41,6 +42,7 @@ struct trial_life {
     const char *point; /* NULL: none */
     uint64_t hit;
     bool idle, forever;
+    bool stop;           /* SIGSTOP at the point instead of SIGKILL */
     bool close_fds;      /* the host closes descriptors that are not its own, once data flows */
     bool new_pids;       /* in a pid namespace of its own */
     uint64_t records;    /* without forever */
@@ -59,6 +61,8 @@ int trial_run(struct trial *t, const struct trial_life *life);
 /* The same in two halves, for kills from outside. */
 pid_t trial_spawn(struct trial *t, const struct trial_life *life);
 int trial_wait(struct trial *t, pid_t pid, int timeout_ms);
+/* Until it has stopped itself at its point. */
+void trial_wait_stopped(struct trial *t, pid_t pid);
 /* Collects the output of the lives so far; false: something is lost or repeated, see t->why. */
 bool trial_fine(struct trial *t);
 /* A last life without kills until every record ever sent is in; false: see t->why. */

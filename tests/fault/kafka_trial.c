@@ -176,7 +176,7 @@ static bool judge_counts(struct trial *t, struct series *all)
             return false;
         }
     }
-    uint64_t last = all->count ? (uint64_t)all->items[all->count - 1].total : 0;
+    uint64_t last = all->count ? (uint64_t)all->items[all->count - 1].total : t->base;
     if (last > t->appended) {
         (void)snprintf(t->why, sizeof t->why, "%" PRIu64 " counted, %" PRIu64 " sent", last,
                        t->appended);
@@ -207,12 +207,22 @@ static bool judge_keys(struct trial *t, const struct broker_log *log)
     return fine;
 }
 
+/* A topic that was added later begins with the totals that there were then. */
+static void begin_fold(struct trial *t)
+{
+    t->fold = (struct job_fold){.seed = t->seed, .records = t->base};
+    for (uint64_t i = 1; i <= t->base; i++) {
+        struct job_record r = job_record(t->seed, i);
+        t->fold.totals[r.key] += r.value;
+    }
+}
+
 static bool judge_topic(struct trial *t)
 {
     struct broker_log log;
     bool several = false;
 
-    t->fold = (struct job_fold){.seed = t->seed};
+    begin_fold(t);
     BROKER_MUST(broker, broker_read_committed(broker, t->topic, &log));
     for (size_t i = 0; i < log.count; i++) {
         several = several || log.records[i]->partition > 0;
@@ -224,8 +234,8 @@ static bool judge_topic(struct trial *t)
 
 /* ---- trials ---- */
 
-void ktrial_open_with(struct trial *t, struct broker *b, uint64_t seed, int partitions,
-                      const char *const *properties)
+static void open_on(struct trial *t, struct broker *b, uint64_t seed, int partitions, int replicas,
+                    const char *const *properties)
 {
     static unsigned n;
     static char names[16][64];
@@ -234,7 +244,7 @@ void ktrial_open_with(struct trial *t, struct broker *b, uint64_t seed, int part
     broker = b;
     trial_open(t, seed);
     (void)snprintf(name, sizeof names[0], "out-%d-%u", (int)getpid(), n++);
-    BROKER_MUST(b, broker_topic_create(b, name, partitions, 1, properties));
+    BROKER_MUST(b, broker_topic_create(b, name, partitions, replicas, properties));
     t->brokers = broker_address(b);
     t->topic = name;
     t->collect = judge_topic;
@@ -242,12 +252,24 @@ void ktrial_open_with(struct trial *t, struct broker *b, uint64_t seed, int part
 
 void ktrial_open(struct trial *t, struct broker *b, uint64_t seed, int partitions)
 {
-    ktrial_open_with(t, b, seed, partitions, NULL);
+    open_on(t, b, seed, partitions, 1, NULL);
+}
+
+void ktrial_open_replicated(struct trial *t, struct broker *b, uint64_t seed, int replicas,
+                            const char *const *properties)
+{
+    open_on(t, b, seed, 1, replicas, properties);
 }
 
 void ktrial_must_be_fine(struct trial *t, const char *when)
 {
     ck_assert_msg(trial_fine(t), "%s: %s\n%s", when, t->why, trial_said(t));
+}
+
+void ktrial_judge_on(struct trial *t, struct broker *b)
+{
+    broker = b;
+    ktrial_must_be_fine(t, "on the other broker");
 }
 
 void ktrial_must_finish(struct trial *t)
@@ -275,11 +297,12 @@ struct trial ktrial_with_directory(const struct trial *t, const char *name)
     return other;
 }
 
-struct trial ktrial_with_topic(const struct trial *t, const char *topic)
+struct trial ktrial_with_topic(const struct trial *t, const char *topic, uint64_t base)
 {
     struct trial other = *t;
 
     other.topic = topic;
+    other.base = base;
     return other;
 }
 

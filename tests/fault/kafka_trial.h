@@ -25,17 +25,19 @@ const char *ktrial_version(void);
 
 /* A topic of its own, made on the broker, which must outlive the trial. */
 void ktrial_open(struct trial *t, struct broker *b, uint64_t seed, int partitions);
-/* The topic's name is t->topic's; properties as in broker_topic_create. */
-void ktrial_open_with(struct trial *t, struct broker *b, uint64_t seed, int partitions,
-                      const char *const *properties);
+/* The same with one partition in so many copies. */
+void ktrial_open_replicated(struct trial *t, struct broker *b, uint64_t seed, int replicas,
+                            const char *const *properties);
 void ktrial_must_be_fine(struct trial *t, const char *when);
+/* The same, where the topic lies on another broker; later judgements ask that one, too. */
+void ktrial_judge_on(struct trial *t, struct broker *b);
 /* A last life that drains; then everything sent is counted, once. Removes the trial's files. */
 void ktrial_must_finish(struct trial *t);
 /* The same trial with another state directory below its root; the topic stays. */
 struct trial ktrial_with_directory(const struct trial *t, const char *name);
 void ktrial_copy_directory(const struct trial *t, const char *to);
-/* The same judgement of another topic. */
-struct trial ktrial_with_topic(const struct trial *t, const char *topic);
+/* The same judgement of another topic, to which a sink was added after `base` records. */
+struct trial ktrial_with_topic(const struct trial *t, const char *topic, uint64_t base);
 
 /* What the children have printed so far contains it. */
 bool ktrial_said(const struct trial *t, const char *what);
