@@ -2,8 +2,8 @@
  * The ladder's rungs on a real Apache Kafka, on the same processors.
  *
  *   4a, 4b      the source into the log / the best bare consumer            kafka_ingest.c
- *   7a, 7b, 7t  the transactional sink / a plain producer; transactions     kafka_produce.c
- *   8a, 8b      latency of an exactly-once word / a bare loop               kafka_latency.c
+ *   7a, 7b, 7t  the transactional sink / a plain producer; transactions     kafka_produce.c,
+ * kafka_transactions.c 8a, 8b      latency of an exactly-once word / a bare loop kafka_latency.c
  *   13a-e       a word count, topic to topic / a bare loop                  kafka_words.c
  *   11k         kill -9 to the first new committed output                   kafka_restart.c
  *   14          a source faster than its sink                               kafka_pressure.c
@@ -47,6 +47,9 @@ int main(int argc, char **argv)
     bench_must(atexit(rig_stop) == 0, "atexit");
     double from = bench_now(), broker = rig_broker_cpu();
     kafka_ingest();
+    kafka_produce();
+    kafka_transactions();
+    kafka_words();
     (void)printf("      %.0f s in all; the broker used %.0f s of processor time\n",
                  bench_now() - from, rig_broker_cpu() - broker);
     return 0;

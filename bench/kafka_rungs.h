@@ -2,12 +2,13 @@
 #ifndef LEVEE_BENCH_KAFKA_RUNGS_H
 #define LEVEE_BENCH_KAFKA_RUNGS_H
 
-void kafka_ingest(void);   /* 4a, 4b */
-void kafka_produce(void);  /* 7a, 7b, transactions */
-void kafka_latency(void);  /* 8 */
-void kafka_words(void);    /* 13a-e */
-void kafka_restart(void);  /* kill -9 to new output */
-void kafka_pressure(void); /* a source faster than its sink */
+void kafka_ingest(void);       /* 4a, 4b */
+void kafka_produce(void);      /* 7a, 7b */
+void kafka_transactions(void); /* 7t */
+void kafka_latency(void);      /* 8 */
+void kafka_words(void);        /* 13a-e */
+void kafka_restart(void);      /* kill -9 to new output */
+void kafka_pressure(void);     /* a source faster than its sink */
 
 /* The bare side of 13 and of the restarts, in a process of its own: bench_kafka bare-words … */
 int kafka_bare_words(int argc, char **argv);

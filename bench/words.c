@@ -229,14 +229,19 @@ static int key_of(levee_output *out, const struct levee_record *line, void *arg)
     return levee_emit(out, first_word(line->value), slice_of(NULL, 0));
 }
 
+levee_stream *words_source(levee_context *ctx, struct words_feed *f)
+{
+    return levee_receiver_source(
+        ctx, "feed",
+        &(struct levee_receiver_options){.partitions = 1, .reliable = true, .replayable = true},
+        &feed_ops, f);
+}
+
 int words_build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     struct words_feed *f = arg;
     bool keys = f->words->per_line == 1;
-    levee_stream *lines = levee_receiver_source(
-        ctx, "feed",
-        &(struct levee_receiver_options){.partitions = 1, .reliable = true, .replayable = true},
-        &feed_ops, f);
+    levee_stream *lines = words_source(ctx, f);
     levee_stream *ones = levee_map_to_i64(levee_flat_map(lines, keys ? key_of : split, NULL), 1);
     levee_stream *sums = keys ? ones : levee_reduce_by_key(ones, &levee_sum_i64);
     levee_stream *totals =

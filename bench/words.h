@@ -50,6 +50,9 @@ struct words_feed { /* the receiver: lines 0, 1, 2 … of the words, over and ov
     _Atomic bool stop;
 };
 
+/* The lines as a reliable, replayable source with the uid "feed". */
+levee_stream *words_source(levee_context *ctx, struct words_feed *f);
+
 /* levee_setup_fn, arg is a words_feed: lines → words (or keys) → totals by word → files in "out" of
  * the working directory. */
 int words_build(levee_context *ctx, void *arg, struct levee_error *err);

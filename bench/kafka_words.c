@@ -1,0 +1,370 @@
+/*
+ * Rung 13: a word count from topic to topic, exactly once, against the bare loop of
+ * kafka_bare_words.c.
+ *
+ *   13a  lines per second, between the first commit and the last full one
+ *   13b  processor time per further million lines, start and end not counted
+ *   13c  1 M lines from the start of the process to the last committed total
+ *   13d  kill -9 to the first new committed output, half-way, with everything still to be read
+ *   13e  the largest resident set
+ *
+ * Ours is examples/kafka_wordcount as a user would start it: log, checkpoints every second,
+ * transactional sink, state in its own files. Both sides are processes of their own and commit once
+ * a second. Lines are 10 words of some 58 bytes, 50,000 words, low ones far more often; 4
+ * partitions in and out. The bare loop is tried with two sizes of its client's queue, with poll and
+ * with a callback, and the fastest is what levee is held against.
+ *
+ * What comes out is read by this process with read_committed: every total must be larger than the
+ * one before it of the same word, and at the end all of them must be those of a plain count over
+ * the same lines. A commit is seen when records have come and then none for a while; new output
+ * after a kill is told by its time stamp, which is the time it was sent. Processor time of the
+ * broker is shown beside; the reader costs both sides the same and is not counted.
+ *
+ * WORDS_ARGS="--mode positions" hands more arguments to our side.
+ */
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/kafka_rig.h"
+#include "bench/kafka_rungs.h"
+#include "bench/kafka_tally.h"
+#include "bench/words.h"
+
+#define PARTITIONS   4
+#define COMMIT_MS    "1000"
+#define SILENCE      0.1 /* seconds without records: the transaction was read */
+#define COMMITS_MAX  256
+#define PASS_SECONDS 120
+#define ARGS_MAX     32
+
+extern char **environ;
+
+static const struct bare {
+    const char *what, *how, *settings;
+} bares[] = {
+    {"poll, 1 M records queued", "poll",
+     "queued.min.messages=1000000 queued.max.messages.kbytes=1048576"},
+    {"callback, 1 M records queued", "callback",
+     "queued.min.messages=1000000 queued.max.messages.kbytes=1048576"},
+    {"poll, 300,000 records queued", "poll",
+     "queued.min.messages=300000 queued.max.messages.kbytes=262144"},
+    {"callback, 300,000 records queued", "callback",
+     "queued.min.messages=300000 queued.max.messages.kbytes=262144"},
+};
+
+struct lines { /* a topic full of them */
+    const char *topic;
+    uint64_t count, checksum;
+};
+
+struct pass {
+    double first, last; /* seconds from the start of the process to a committed total */
+    double rate;        /* lines per second between commits */
+    double cpu, broker, memory;
+    double recovery; /* kill -9 to new output; 0: was not killed */
+};
+
+/* ---- the two sides ---- */
+
+static pid_t spawn_bare(const struct bare *b, const struct lines *in, const char *output)
+{
+    char four[8], commit_ms[] = COMMIT_MS, program[] = "bench_kafka", word[] = "bare-words";
+    const char *const argv[] = {program, word,      rig_brokers, in->topic,   four, output,
+                                four,    commit_ms, b->how,      b->settings, NULL};
+    pid_t child;
+
+    (void)snprintf(four, sizeof four, "%d", PARTITIONS);
+    bench_must(
+        posix_spawn(&child, rig_program, NULL, NULL, (char *const *)(uintptr_t)argv, environ) == 0,
+        "spawn the bare loop");
+    return child;
+}
+
+static pid_t spawn_ours(const struct bare *unused, const struct lines *in, const char *output)
+{
+    static char more[256];
+    char path[600];
+    const char *extra = getenv("WORDS_ARGS");
+    const char *argv[ARGS_MAX] = {path,      "--brokers",   rig_brokers, "--topic",
+                                  in->topic, "--directory", "state",     "--output-topic",
+                                  output,    "--batch-ms",  COMMIT_MS};
+    size_t n = 11;
+    pid_t child;
+
+    (void)unused;
+    (void)snprintf(path, sizeof path, "%.*s/../examples/kafka_wordcount",
+                   (int)(strrchr(rig_program, '/') - rig_program), rig_program);
+    (void)snprintf(more, sizeof more, "%s", extra ? extra : "");
+    for (char *save, *a = strtok_r(more, " ", &save); a && n < ARGS_MAX - 1;
+         a = strtok_r(NULL, " ", &save)) {
+        argv[n++] = a;
+    }
+    bench_must(posix_spawn(&child, path, NULL, NULL, (char *const *)(uintptr_t)argv, environ) == 0,
+               path);
+    return child;
+}
+
+static void kill_it(pid_t child)
+{
+    int status = 0;
+
+    bench_must(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child, "kill");
+    bench_must(WIFSIGNALED(status), "it had ended before it was killed");
+}
+
+/* ---- what comes out ---- */
+
+struct view {
+    rd_kafka_t *rk;
+    struct tally tally;
+    double from; /* start of the process */
+    struct commit {
+        double at;
+        uint64_t words;
+    } commits[COMMITS_MAX];
+    size_t commit_count;
+    double newest; /* when the last record was read */
+    int64_t sent_ms;
+};
+
+static void note_commit(struct view *v)
+{
+    if (v->commit_count < COMMITS_MAX &&
+        (v->commit_count == 0 || v->commits[v->commit_count - 1].words < v->tally.sum)) {
+        v->commits[v->commit_count++] = (struct commit){v->newest, v->tally.sum};
+    }
+}
+
+static void take_total(struct view *v, const rd_kafka_message_t *m)
+{
+    struct tally_entry *e = tally_at(&v->tally, m->key, m->key_len);
+    uint64_t total = tally_number(m->payload, m->len);
+
+    bench_must(total > e->count, "a total that is not new: repeated output");
+    v->tally.sum += total - e->count;
+    e->count = total;
+    v->newest = bench_now();
+    v->sent_ms = rd_kafka_message_timestamp(m, NULL);
+}
+
+/* Reads until `words` are in the totals, or until a total was sent at or after since_ms. */
+static void watch(struct view *v, uint64_t words, int64_t since_ms)
+{
+    double deadline = bench_now() + PASS_SECONDS;
+
+    while (v->tally.sum < words && v->sent_ms < since_ms) {
+        rd_kafka_message_t *m = rd_kafka_consumer_poll(v->rk, 20);
+        if (m && !m->err) {
+            take_total(v, m);
+        }
+        if (m) {
+            rd_kafka_message_destroy(m);
+        }
+        if (v->tally.sum && bench_now() > v->newest + SILENCE) {
+            note_commit(v);
+        }
+        bench_must(bench_now() < deadline, "waiting for totals");
+    }
+}
+
+static double rate_of(const struct view *v, unsigned per_line)
+{
+    const struct commit *first = &v->commits[0], *last = &v->commits[v->commit_count - 1];
+
+    if (v->commit_count < 2) {
+        return 0;
+    }
+    return (double)(last->words - first->words) / per_line / (last->at - first->at);
+}
+
+static int64_t wall_ms(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+typedef pid_t (*spawn_fn)(const struct bare *b, const struct lines *in, const char *output);
+
+static struct pass run_pass(spawn_fn spawn, const struct bare *b, const struct lines *in,
+                            bool killed)
+{
+    const char *output = rig_topic("totals", PARTITIONS);
+    struct view *v = bench_alloc(sizeof *v);
+    uint64_t words = in->count * 10;
+    struct pass p = {0};
+
+    v->rk = rig_consumer(output, PARTITIONS, "");
+    tally_init(&v->tally);
+    double broker = rig_broker_cpu();
+    v->from = bench_now();
+    pid_t child = spawn(b, in, output);
+    watch(v, 1, INT64_MAX);
+    p.first = v->newest - v->from;
+    if (killed) {
+        watch(v, words / 3, INT64_MAX);
+        int64_t since_ms = wall_ms() + 1;
+        double at = bench_now();
+        kill_it(child);
+        child = spawn(b, in, output);
+        watch(v, words, since_ms);
+        p.recovery = v->newest - at;
+    }
+    watch(v, words, INT64_MAX);
+    p.last = v->newest - v->from;
+    p.rate = rate_of(v, 10);
+    p.cpu = rig_cpu_of(child);
+    p.memory = rig_memory_of(child);
+    p.broker = rig_broker_cpu() - broker;
+    kill_it(child);
+    bench_must(tally_checksum(&v->tally) == in->checksum, "the totals are not those of the lines");
+    rig_consumer_destroy(v->rk);
+    tally_release(&v->tally);
+    free(v);
+    rig_topic_delete(output);
+    bench_remove("state");
+    return p;
+}
+
+/* ---- the rungs ---- */
+
+static void make(void *arg, uint64_t i, struct rig_record *ret)
+{
+    const struct words *w = arg;
+    struct levee_slice line = w->lines[i % w->count].value;
+
+    *ret = (struct rig_record){(uint8_t *)(uintptr_t)line.data, line.len};
+}
+
+static struct lines fill(struct words *w, unsigned repeat)
+{
+    struct lines in = {.topic = rig_topic("lines", PARTITIONS), .count = w->count * repeat};
+
+    (void)words_count_bare(w, repeat, &in.checksum);
+    rig_fill(in.topic, PARTITIONS, in.count, make, w);
+    return in;
+}
+
+static const struct bare *fastest(const struct lines *in)
+{
+    const struct bare *best = NULL;
+    double most = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(bares); i++) {
+        struct pass p = run_pass(spawn_bare, &bares[i], in, false);
+        double rate = (double)in->count / p.last;
+        (void)printf("      bare loop, %-34s %.2f M lines/s between commits, %.0f MiB\n",
+                     bares[i].what, p.rate / 1e6, p.memory);
+        if (rate > most) {
+            most = rate;
+            best = &bares[i];
+        }
+    }
+    return best;
+}
+
+enum measure { RATE, CPU, WHOLE, RECOVERY, MEMORY, MEASURES };
+enum shown {
+    BARE_RATE,
+    OUR_RATE,
+    BARE_RECOVERY,
+    OUR_RECOVERY,
+    BARE_MEMORY,
+    OUR_MEMORY,
+    BARE_CPU,
+    OUR_CPU,
+    BARE_BROKER,
+    OUR_BROKER,
+    BARE_WHOLE,
+    OUR_WHOLE,
+    SHOWN
+};
+
+struct results {
+    double ratio[MEASURES][BENCH_PAIRS], shown[SHOWN][BENCH_PAIRS];
+    size_t n;
+};
+
+static void pair(struct results *r, const struct bare *b, const struct lines *few,
+                 const struct lines *many)
+{
+    struct pass p[2][3]; /* bare, ours; few lines, many, many with a kill */
+    double cpu[2], broker[2], further = (double)(many->count - few->count) / 1e6;
+
+    for (int k = 0; k < 3; k++) {
+        const struct lines *in = k == 0 ? few : many;
+        p[0][k] = run_pass(spawn_bare, b, in, k == 2);
+        p[1][k] = run_pass(spawn_ours, NULL, in, k == 2);
+    }
+    for (int side = 0; side < 2; side++) {
+        cpu[side] = (p[side][1].cpu - p[side][0].cpu) / further;
+        broker[side] = (p[side][1].broker - p[side][0].broker) / further;
+        r->shown[BARE_RATE + side][r->n] = p[side][1].rate / 1e6;
+        r->shown[BARE_RECOVERY + side][r->n] = 1e3 * p[side][2].recovery;
+        r->shown[BARE_MEMORY + side][r->n] = p[side][1].memory;
+        r->shown[BARE_CPU + side][r->n] = cpu[side];
+        r->shown[BARE_BROKER + side][r->n] = broker[side];
+        r->shown[BARE_WHOLE + side][r->n] = p[side][0].last;
+    }
+    r->ratio[RATE][r->n] = p[1][1].rate / p[0][1].rate;
+    r->ratio[CPU][r->n] = cpu[1] / cpu[0];
+    r->ratio[WHOLE][r->n] = p[1][0].last / p[0][0].last;
+    r->ratio[RECOVERY][r->n] = p[1][2].recovery / p[0][2].recovery;
+    r->ratio[MEMORY][r->n] = p[1][1].memory / p[0][1].memory;
+    r->n++;
+}
+
+static void print(struct results *r, const struct bare *b, const struct lines *few,
+                  const struct lines *many)
+{
+    static const struct bench_goal goals[MEASURES] = {
+        {"13a", "word count topic to topic, lines/s / bare loop", 0.95, 1.2, 1.6, false},
+        {"13b", "processor time per further million lines / bare loop", 1.3, 1.1, 0.9, true},
+        {"13c", "1 M lines from start to last committed total / bare loop", 1.3, 1.1, 0.7, true},
+        {"13d", "kill -9 to new committed output / bare loop", 0.5, 0.1, 0.05, true},
+        {"13e", "largest resident set / bare loop", 0.6, 0.4, 0.25, true}};
+    double m[SHOWN];
+
+    for (int i = 0; i < MEASURES; i++) {
+        bench_row(&goals[i], r->ratio[i], r->n);
+    }
+    for (int i = 0; i < SHOWN; i++) {
+        m[i] = bench_median(r->shown[i], r->n);
+    }
+    (void)printf("      bare loop: %s; %.1f M and %.1f M lines; a commit every " COMMIT_MS " ms; "
+                 "totals exact in every pass\n"
+                 "      %.2f M lines/s (bare %.2f); CPU-s per further M %.2f + broker %.2f (bare "
+                 "%.2f + %.2f); start to last total %.2f s (bare %.2f)\n"
+                 "      kill to new output %.0f ms (bare %.0f); %.0f MiB (bare %.0f)\n",
+                 b->what, (double)few->count / 1e6, (double)many->count / 1e6, m[OUR_RATE],
+                 m[BARE_RATE], m[OUR_CPU], m[OUR_BROKER], m[BARE_CPU], m[BARE_BROKER], m[OUR_WHOLE],
+                 m[BARE_WHOLE], m[OUR_RECOVERY], m[BARE_RECOVERY], m[OUR_MEMORY], m[BARE_MEMORY]);
+}
+
+void kafka_words(void)
+{
+    static struct results r;
+    struct words w = {.per_line = 10, .vocabulary = 50000, .order = WORDS_ZIPF};
+
+    if (!bench_wanted("13")) {
+        return;
+    }
+    w.count = bench_quick ? 20000 : 200000;
+    words_make(&w);
+    struct lines few = fill(&w, 5), many = fill(&w, bench_quick ? 60 : 25);
+    const struct bare *b = fastest(&many);
+    for (double deadline = rig_deadline(60); bench_more(r.n, BENCH_PAIRS, deadline);) {
+        pair(&r, b, &few, &many);
+    }
+    print(&r, b, &few, &many);
+    rig_topic_delete(few.topic);
+    rig_topic_delete(many.topic);
+    words_release(&w);
+}
