@@ -49,6 +49,7 @@ int main(int argc, char **argv)
     kafka_ingest();
     kafka_produce();
     kafka_transactions();
+    kafka_latency();
     kafka_words();
     (void)printf("      %.0f s in all; the broker used %.0f s of processor time\n",
                  bench_now() - from, rig_broker_cpu() - broker);
