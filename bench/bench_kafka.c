@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "bench/kafka_rig.h"
 #include "bench/kafka_rungs.h"
 
@@ -33,8 +34,16 @@ static const char *own_path(void)
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "bare-words") == 0) {
-        return kafka_bare_words(argc, argv);
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } parts[] = {{"bare-words", kafka_bare_words},
+                 {"bare-restart", kafka_bare_restart},
+                 {"pressure", kafka_pressure_run}};
+    for (size_t i = 0; argc > 1 && i < ARRAY_LEN(parts); i++) {
+        if (strcmp(argv[1], parts[i].name) == 0) {
+            return parts[i].run(argc, argv);
+        }
     }
     bool full = getenv("BENCH_FULL") || (argc > 1 && strcmp(argv[1], "--full") == 0);
     rig_patience = full ? FULL_PATIENCE : 1;
@@ -51,6 +60,8 @@ int main(int argc, char **argv)
     kafka_transactions();
     kafka_latency();
     kafka_words();
+    kafka_restart();
+    kafka_pressure();
     (void)printf("      %.0f s in all; the broker used %.0f s of processor time\n",
                  bench_now() - from, rig_broker_cpu() - broker);
     return 0;

@@ -13,7 +13,8 @@
 
 #define EXIT_ABSENT 77
 #define ADMIN_MS    30000
-#define TOPICS_MAX  512
+#define TOPICS_MAX  4096
+#define ARGS_MAX    32
 
 extern char **environ;
 
@@ -360,4 +361,26 @@ void rig_fill(const char *topic, int partitions, uint64_t count,
     rig_kafka(rd_kafka_flush(rk, 60000), "flush");
     rd_kafka_topic_destroy(rkt);
     rd_kafka_destroy(rk);
+}
+
+pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms)
+{
+    char path[600], more[256];
+    const char *extra = getenv("WORDS_ARGS");
+    const char *argv[ARGS_MAX] = {path,   "--brokers",   rig_brokers, "--topic",
+                                  input,  "--directory", "state",     "--output-topic",
+                                  output, "--batch-ms",  batch_ms};
+    size_t n = 11;
+    pid_t child;
+
+    (void)snprintf(path, sizeof path, "%.*s/../examples/kafka_wordcount",
+                   (int)(strrchr(rig_program, '/') - rig_program), rig_program);
+    (void)snprintf(more, sizeof more, "%s", extra ? extra : "");
+    for (char *save, *a = strtok_r(more, " ", &save); a && n < ARGS_MAX - 1;
+         a = strtok_r(NULL, " ", &save)) {
+        argv[n++] = a;
+    }
+    bench_must(posix_spawn(&child, path, NULL, NULL, (char *const *)(uintptr_t)argv, environ) == 0,
+               path);
+    return child;
 }

@@ -62,6 +62,10 @@ struct rig_record {
 void rig_fill(const char *topic, int partitions, uint64_t count,
               void (*make)(void *arg, uint64_t i, struct rig_record *ret), void *arg);
 
+/* examples/kafka_wordcount on the directory "state". WORDS_ARGS="--mode positions" adds arguments.
+ */
+pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms);
+
 /* Seconds of a rung: patience times this. */
 static inline double rig_deadline(double seconds)
 {

@@ -10,7 +10,11 @@ void kafka_words(void);        /* 13a-e */
 void kafka_restart(void);      /* kill -9 to new output */
 void kafka_pressure(void);     /* a source faster than its sink */
 
-/* The bare side of 13 and of the restarts, in a process of its own: bench_kafka bare-words … */
+/* The bare side of 13, in a process of its own: bench_kafka bare-words … */
 int kafka_bare_words(int argc, char **argv);
+/* … of the restarts: bench_kafka bare-restart … */
+int kafka_bare_restart(int argc, char **argv);
+/* One run of rung 14: bench_kafka pressure … */
+int kafka_pressure_run(int argc, char **argv);
 
 #endif

@@ -22,26 +22,20 @@
  *
  * WORDS_ARGS="--mode positions" hands more arguments to our side.
  */
-#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench/kafka_rig.h"
 #include "bench/kafka_rungs.h"
-#include "bench/kafka_tally.h"
+#include "bench/kafka_view.h"
 #include "bench/words.h"
 
-#define PARTITIONS   4
-#define COMMIT_MS    "1000"
-#define SILENCE      0.1 /* seconds without records: the transaction was read */
-#define COMMITS_MAX  256
-#define PASS_SECONDS 120
-#define ARGS_MAX     32
+#define PARTITIONS 4
+#define COMMIT_MS  "1000"
+#define ARGS_MAX   32
 
 extern char **environ;
 
@@ -88,107 +82,20 @@ static pid_t spawn_bare(const struct bare *b, const struct lines *in, const char
 
 static pid_t spawn_ours(const struct bare *unused, const struct lines *in, const char *output)
 {
-    static char more[256];
-    char path[600];
-    const char *extra = getenv("WORDS_ARGS");
-    const char *argv[ARGS_MAX] = {path,      "--brokers",   rig_brokers, "--topic",
-                                  in->topic, "--directory", "state",     "--output-topic",
-                                  output,    "--batch-ms",  COMMIT_MS};
-    size_t n = 11;
-    pid_t child;
-
     (void)unused;
-    (void)snprintf(path, sizeof path, "%.*s/../examples/kafka_wordcount",
-                   (int)(strrchr(rig_program, '/') - rig_program), rig_program);
-    (void)snprintf(more, sizeof more, "%s", extra ? extra : "");
-    for (char *save, *a = strtok_r(more, " ", &save); a && n < ARGS_MAX - 1;
-         a = strtok_r(NULL, " ", &save)) {
-        argv[n++] = a;
-    }
-    bench_must(posix_spawn(&child, path, NULL, NULL, (char *const *)(uintptr_t)argv, environ) == 0,
-               path);
-    return child;
+    return rig_wordcount(in->topic, output, COMMIT_MS);
 }
 
-static void kill_it(pid_t child)
+/* ---- a pass ---- */
+
+static double rate_of(const struct view *v, unsigned per_line, double whole)
 {
-    int status = 0;
+    const struct view_commit *first = &v->commits[0], *last = &v->commits[v->commit_count - 1];
 
-    bench_must(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child, "kill");
-    bench_must(WIFSIGNALED(status), "it had ended before it was killed");
-}
-
-/* ---- what comes out ---- */
-
-struct view {
-    rd_kafka_t *rk;
-    struct tally tally;
-    double from; /* start of the process */
-    struct commit {
-        double at;
-        uint64_t words;
-    } commits[COMMITS_MAX];
-    size_t commit_count;
-    double newest; /* when the last record was read */
-    int64_t sent_ms;
-};
-
-static void note_commit(struct view *v)
-{
-    if (v->commit_count < COMMITS_MAX &&
-        (v->commit_count == 0 || v->commits[v->commit_count - 1].words < v->tally.sum)) {
-        v->commits[v->commit_count++] = (struct commit){v->newest, v->tally.sum};
-    }
-}
-
-static void take_total(struct view *v, const rd_kafka_message_t *m)
-{
-    struct tally_entry *e = tally_at(&v->tally, m->key, m->key_len);
-    uint64_t total = tally_number(m->payload, m->len);
-
-    bench_must(total > e->count, "a total that is not new: repeated output");
-    v->tally.sum += total - e->count;
-    e->count = total;
-    v->newest = bench_now();
-    v->sent_ms = rd_kafka_message_timestamp(m, NULL);
-}
-
-/* Reads until `words` are in the totals, or until a total was sent at or after since_ms. */
-static void watch(struct view *v, uint64_t words, int64_t since_ms)
-{
-    double deadline = bench_now() + PASS_SECONDS;
-
-    while (v->tally.sum < words && v->sent_ms < since_ms) {
-        rd_kafka_message_t *m = rd_kafka_consumer_poll(v->rk, 20);
-        if (m && !m->err) {
-            take_total(v, m);
-        }
-        if (m) {
-            rd_kafka_message_destroy(m);
-        }
-        if (v->tally.sum && bench_now() > v->newest + SILENCE) {
-            note_commit(v);
-        }
-        bench_must(bench_now() < deadline, "waiting for totals");
-    }
-}
-
-static double rate_of(const struct view *v, unsigned per_line)
-{
-    const struct commit *first = &v->commits[0], *last = &v->commits[v->commit_count - 1];
-
-    if (v->commit_count < 2) {
-        return 0;
+    if (v->commit_count < 2) { /* too slow to tell them apart */
+        return (double)v->tally.sum / per_line / whole;
     }
     return (double)(last->words - first->words) / per_line / (last->at - first->at);
-}
-
-static int64_t wall_ms(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 typedef pid_t (*spawn_fn)(const struct bare *b, const struct lines *in, const char *output);
@@ -197,37 +104,32 @@ static struct pass run_pass(spawn_fn spawn, const struct bare *b, const struct l
                             bool killed)
 {
     const char *output = rig_topic("totals", PARTITIONS);
-    struct view *v = bench_alloc(sizeof *v);
+    struct view *v = view_open(output, PARTITIONS);
     uint64_t words = in->count * 10;
     struct pass p = {0};
-
-    v->rk = rig_consumer(output, PARTITIONS, "");
-    tally_init(&v->tally);
-    double broker = rig_broker_cpu();
-    v->from = bench_now();
+    double broker = rig_broker_cpu(), from = bench_now();
     pid_t child = spawn(b, in, output);
-    watch(v, 1, INT64_MAX);
-    p.first = v->newest - v->from;
+
+    view_watch(v, 1, INT64_MAX);
+    p.first = v->newest - from;
     if (killed) {
-        watch(v, words / 3, INT64_MAX);
-        int64_t since_ms = wall_ms() + 1;
+        view_watch(v, words / 3, INT64_MAX);
+        int64_t since_ms = view_now_ms() + 1;
         double at = bench_now();
-        kill_it(child);
+        view_kill(child);
         child = spawn(b, in, output);
-        watch(v, words, since_ms);
+        view_watch(v, words, since_ms);
         p.recovery = v->newest - at;
     }
-    watch(v, words, INT64_MAX);
-    p.last = v->newest - v->from;
-    p.rate = rate_of(v, 10);
+    view_watch(v, words, INT64_MAX);
+    p.last = v->newest - from;
+    p.rate = rate_of(v, 10, p.last);
     p.cpu = rig_cpu_of(child);
     p.memory = rig_memory_of(child);
     p.broker = rig_broker_cpu() - broker;
-    kill_it(child);
+    view_kill(child);
     bench_must(tally_checksum(&v->tally) == in->checksum, "the totals are not those of the lines");
-    rig_consumer_destroy(v->rk);
-    tally_release(&v->tally);
-    free(v);
+    view_close(v);
     rig_topic_delete(output);
     bench_remove("state");
     return p;
