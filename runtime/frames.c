@@ -102,7 +102,7 @@ static int get_fields(struct cursor *c, struct rt_logged_batch *ret, struct leve
 
 void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *ret)
 {
-    uint64_t fields = rt_engine_clock_count(b->ctx->engine) > 0;
+    uint64_t fields = b->watermarks && rt_engine_clock_count(b->ctx->engine) > 0;
 
     buf_u8(ret, fields ? FRAMES_FIELDS : FRAMES_VERSION);
     buf_u64(ret, b->header.id);
