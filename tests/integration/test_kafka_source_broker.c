@@ -81,7 +81,7 @@ static void finish(void)
 static const struct broker_how commit = {.transaction = "tx", .end = BROKER_COMMIT};
 static const struct broker_how abort_it = {.transaction = "tx", .end = BROKER_ABORT};
 
-START_TEST(only_committed_records_are_read_over_several_lives)
+START_TEST(f89_only_committed_records_are_read_over_several_lives)
 {
     uint64_t next = 0;
 
@@ -110,7 +110,7 @@ END_TEST
 
 /* The end that was found is behind the markers of an aborted transaction: no record ever comes from
  * there, and the run ends all the same. */
-START_TEST(a_run_ends_at_a_topic_that_ends_in_an_aborted_transaction)
+START_TEST(f89_a_run_ends_at_a_topic_that_ends_in_an_aborted_transaction)
 {
     struct levee_error err = {0};
 
@@ -194,7 +194,7 @@ END_TEST
 
 /* ---- topics that grow ---- */
 
-START_TEST(partitions_that_a_topic_gains_are_read_from_their_beginning)
+START_TEST(f88_partitions_that_a_topic_gains_are_read_from_their_beginning)
 {
     if (!begin(_i, "growing", 1, NULL)) {
         return;
@@ -243,7 +243,7 @@ END_TEST
 
 /* ---- bytes ---- */
 
-START_TEST(every_codec_and_messages_up_to_the_brokers_limit)
+START_TEST(f92_every_codec_and_messages_up_to_the_brokers_limit)
 {
     static uint8_t large[9000000];
     static const char *const codecs[] = {"none", "gzip", "snappy", "lz4", "zstd"};
@@ -272,7 +272,7 @@ START_TEST(every_codec_and_messages_up_to_the_brokers_limit)
 END_TEST
 
 /* A record that no segment of our log can hold is refused whole, by its place. */
-START_TEST(a_record_larger_than_a_segment_is_an_error_with_its_place)
+START_TEST(f92_a_record_larger_than_a_segment_is_an_error_with_its_place)
 {
     static uint8_t large[100000];
     struct levee_error err = {0};
@@ -341,14 +341,14 @@ int main(void)
 
     tcase_add_unchecked_fixture(t, start_shared, stop_shared);
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, only_committed_records_are_read_over_several_lives, 0, n);
-    tcase_add_loop_test(t, a_run_ends_at_a_topic_that_ends_in_an_aborted_transaction, 0, n);
+    tcase_add_loop_test(t, f89_only_committed_records_are_read_over_several_lives, 0, n);
+    tcase_add_loop_test(t, f89_a_run_ends_at_a_topic_that_ends_in_an_aborted_transaction, 0, n);
     tcase_add_loop_test(t, a_run_ends_before_an_open_transaction, 0, n);
     tcase_add_loop_test(t, a_time_is_where_partitions_begin, 0, n);
-    tcase_add_loop_test(t, partitions_that_a_topic_gains_are_read_from_their_beginning, 0, n);
+    tcase_add_loop_test(t, f88_partitions_that_a_topic_gains_are_read_from_their_beginning, 0, n);
     tcase_add_test(t, a_run_has_the_partitions_of_its_first_start);
-    tcase_add_loop_test(t, every_codec_and_messages_up_to_the_brokers_limit, 0, n);
-    tcase_add_test(t, a_record_larger_than_a_segment_is_an_error_with_its_place);
+    tcase_add_loop_test(t, f92_every_codec_and_messages_up_to_the_brokers_limit, 0, n);
+    tcase_add_test(t, f92_a_record_larger_than_a_segment_is_an_error_with_its_place);
     tcase_add_test(t, a_client_whose_queue_was_full_does_not_pause);
     suite_add_tcase(s, t);
     return suite_main(s);

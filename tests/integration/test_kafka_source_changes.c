@@ -93,7 +93,7 @@ static void make_anew(void)
     BROKER_MUST(broker, broker_topic_create(broker, rig.kafka.topic, 1, 1, NULL));
 }
 
-START_TEST(a_topic_made_anew_is_never_mixed_with_the_old_one)
+START_TEST(f87_a_topic_made_anew_is_never_mixed_with_the_old_one)
 {
     struct levee_error err = {0};
 
@@ -160,7 +160,7 @@ END_TEST
 
 /* ---- records deleted before us ---- */
 
-START_TEST(retention_behind_us_is_no_gap_but_nothing_to_compare)
+START_TEST(f85_retention_behind_us_is_no_gap_but_nothing_to_compare)
 {
     if (!begin(_i, "trimmed", 1, NULL)) {
         return;
@@ -184,7 +184,7 @@ START_TEST(retention_behind_us_is_no_gap_but_nothing_to_compare)
 }
 END_TEST
 
-START_TEST(retention_before_us_is_a_gap_that_may_be_skipped)
+START_TEST(f85_retention_before_us_is_a_gap_that_may_be_skipped)
 {
     struct levee_error err = {0};
 
@@ -292,7 +292,7 @@ static void compact(const char *topic, int64_t offset)
     }
 }
 
-START_TEST(a_compacted_topic_has_holes_and_tombstones)
+START_TEST(f89_a_compacted_topic_has_holes_and_tombstones)
 {
     static const char *const config[] = {"cleanup.policy=compact", "segment.ms=100",
                                          "min.cleanable.dirty.ratio=0.001", NULL};
@@ -346,12 +346,12 @@ int main(void)
 
     tcase_add_unchecked_fixture(t, start_shared, stop_shared);
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, a_topic_made_anew_is_never_mixed_with_the_old_one, 0, n);
+    tcase_add_loop_test(t, f87_a_topic_made_anew_is_never_mixed_with_the_old_one, 0, n);
     tcase_add_loop_test(t, a_topic_that_is_deleted_while_it_is_read_is_an_error, 0, n);
     tcase_add_test(t, a_deleted_topic_may_be_left_behind);
-    tcase_add_loop_test(t, retention_behind_us_is_no_gap_but_nothing_to_compare, 0, n);
-    tcase_add_loop_test(t, retention_before_us_is_a_gap_that_may_be_skipped, 0, n);
-    tcase_add_test(t, a_compacted_topic_has_holes_and_tombstones);
+    tcase_add_loop_test(t, f85_retention_behind_us_is_no_gap_but_nothing_to_compare, 0, n);
+    tcase_add_loop_test(t, f85_retention_before_us_is_a_gap_that_may_be_skipped, 0, n);
+    tcase_add_test(t, f89_a_compacted_topic_has_holes_and_tombstones);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

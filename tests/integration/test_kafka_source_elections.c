@@ -44,7 +44,7 @@ static void send_numbers(uint64_t first, size_t count)
     BROKER_MUST(&broker, broker_send_numbers(&broker, rig.kafka.topic, 0, first, count, NULL));
 }
 
-START_TEST(another_leader_goes_on_where_the_dead_one_was)
+START_TEST(f80_another_leader_goes_on_where_the_dead_one_was)
 {
     unsigned leader;
 
@@ -107,7 +107,7 @@ static void await_in_sync(rd_kafka_t *rk, rd_kafka_topic_t *topic, int count)
     }
 }
 
-START_TEST(an_unclean_election_is_an_error_and_never_a_silent_jump)
+START_TEST(f86_an_unclean_election_is_an_error_and_never_a_silent_jump)
 {
     static const char *const config[] = {"unclean.leader.election.enable=true",
                                          "min.insync.replicas=1", NULL};
@@ -158,8 +158,8 @@ int main(void)
 
     tcase_add_unchecked_fixture(t, start_broker, stop_broker);
     tcase_set_timeout(t, 120);
-    tcase_add_test(t, another_leader_goes_on_where_the_dead_one_was);
-    tcase_add_test(t, an_unclean_election_is_an_error_and_never_a_silent_jump);
+    tcase_add_test(t, f80_another_leader_goes_on_where_the_dead_one_was);
+    tcase_add_test(t, f86_an_unclean_election_is_an_error_and_never_a_silent_jump);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

@@ -187,7 +187,7 @@ START_TEST(no_group_no_commits)
 END_TEST
 
 /* Commits that fail are counted and told; reading goes on. */
-START_TEST(commits_that_fail_cost_no_record)
+START_TEST(f83_commits_that_fail_cost_no_record)
 {
     struct seen seen[PARTITIONS] = {0};
     rd_kafka_t *rk = member();
@@ -222,7 +222,7 @@ static void must_be_foreign(struct rig *r, const char *text)
     ck_assert_msg(strstr(err.found, text) != NULL, "%s", err.found);
 }
 
-START_TEST(a_second_context_with_an_overlapping_set_is_refused)
+START_TEST(f94_a_second_context_with_an_overlapping_set_is_refused)
 {
     static const struct levee_kafka_partition left[] = {{"t", 0}, {"t", 1}};
     static const struct levee_kafka_partition right[] = {{"t", 1}, {"t", 2}};
@@ -343,8 +343,8 @@ int main(void)
     tcase_add_test(t, the_group_follows_and_names_us);
     tcase_add_test(t, committed_offsets_are_never_read_back);
     tcase_add_test(t, no_group_no_commits);
-    tcase_add_test(t, commits_that_fail_cost_no_record);
-    tcase_add_test(t, a_second_context_with_an_overlapping_set_is_refused);
+    tcase_add_test(t, f83_commits_that_fail_cost_no_record);
+    tcase_add_test(t, f94_a_second_context_with_an_overlapping_set_is_refused);
     tcase_add_test(t, another_uid_in_the_same_directory_is_refused);
     tcase_add_test(t, a_group_of_an_ordinary_consumer_is_refused);
     tcase_add_test(t, adopting_takes_over_and_the_former_owner_stops);

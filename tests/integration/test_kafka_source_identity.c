@@ -103,7 +103,7 @@ static const struct broker_message imposters[] = {
     {.key = {(const uint8_t *)"c", 1}, .timestamp_ms = 3000},
 };
 
-START_TEST(another_record_in_its_place_is_an_error_with_both_hashes)
+START_TEST(f87_another_record_in_its_place_is_an_error_with_both_hashes)
 {
     const struct broker_message there[] = {record("a", 1000), record("b", 2000), imposters[_i],
                                            record("behind", 9000)};
@@ -146,7 +146,7 @@ START_TEST(an_envelope_more_or_less_is_no_difference)
 END_TEST
 
 /* Fewer records than we have read, down to none. */
-START_TEST(a_topic_that_ends_before_our_position_is_an_error_with_its_range)
+START_TEST(f86_a_topic_that_ends_before_our_position_is_an_error_with_its_range)
 {
     const struct broker_message fewer[] = {record("a", 1000), record("b", 2000)};
     struct levee_error err = {0};
@@ -230,7 +230,7 @@ static void read_five_big(void)
     rig_down(&rig);
 }
 
-START_TEST(offsets_gone_before_they_were_read_are_an_error_with_the_missing_range)
+START_TEST(f85_offsets_gone_before_they_were_read_are_an_error_with_the_missing_range)
 {
     struct levee_error err = {0};
     char text[96];
@@ -254,7 +254,7 @@ START_TEST(offsets_gone_before_they_were_read_are_an_error_with_the_missing_rang
 }
 END_TEST
 
-START_TEST(a_gap_may_be_skipped_and_is_counted_once_for_ever)
+START_TEST(f85_a_gap_may_be_skipped_and_is_counted_once_for_ever)
 {
     read_five_big();
     uint64_t high = overflow(5, 60);
@@ -289,7 +289,7 @@ static void fail_fetches(size_t n)
     }
 }
 
-START_TEST(a_fetch_that_does_not_verify_is_repeated_and_skips_nothing)
+START_TEST(f93_a_fetch_that_does_not_verify_is_repeated_and_skips_nothing)
 {
     mock_topic(&mock, "t", 1);
     BROKER_MUST(&mock.broker, broker_send_numbers(&mock.broker, "t", 0, 1, 1000, NULL));
@@ -306,7 +306,7 @@ START_TEST(a_fetch_that_does_not_verify_is_repeated_and_skips_nothing)
 }
 END_TEST
 
-START_TEST(records_that_never_verify_are_an_error_with_their_place)
+START_TEST(f93_records_that_never_verify_are_an_error_with_their_place)
 {
     struct levee_error err = {0};
 
@@ -329,14 +329,15 @@ int main(void)
 
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_test(t, the_same_record_is_verified_and_read_once);
-    tcase_add_loop_test(t, another_record_in_its_place_is_an_error_with_both_hashes, 0,
+    tcase_add_loop_test(t, f87_another_record_in_its_place_is_an_error_with_both_hashes, 0,
                         LEN(imposters));
     tcase_add_loop_test(t, an_envelope_more_or_less_is_no_difference, 0, 2);
-    tcase_add_loop_test(t, a_topic_that_ends_before_our_position_is_an_error_with_its_range, 0, 3);
-    tcase_add_test(t, offsets_gone_before_they_were_read_are_an_error_with_the_missing_range);
-    tcase_add_test(t, a_gap_may_be_skipped_and_is_counted_once_for_ever);
-    tcase_add_test(t, a_fetch_that_does_not_verify_is_repeated_and_skips_nothing);
-    tcase_add_test(t, records_that_never_verify_are_an_error_with_their_place);
+    tcase_add_loop_test(t, f86_a_topic_that_ends_before_our_position_is_an_error_with_its_range, 0,
+                        3);
+    tcase_add_test(t, f85_offsets_gone_before_they_were_read_are_an_error_with_the_missing_range);
+    tcase_add_test(t, f85_a_gap_may_be_skipped_and_is_counted_once_for_ever);
+    tcase_add_test(t, f93_a_fetch_that_does_not_verify_is_repeated_and_skips_nothing);
+    tcase_add_test(t, f93_records_that_never_verify_are_an_error_with_their_place);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

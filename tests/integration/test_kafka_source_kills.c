@@ -167,7 +167,7 @@ END_TEST
 
 /* ---- the broker is silent ---- */
 
-START_TEST(a_stop_is_quick_while_the_broker_answers_nothing)
+START_TEST(f79_a_stop_is_quick_while_the_broker_answers_nothing)
 {
     struct levee_error err = {0};
 
@@ -209,7 +209,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, a_reader_killed_at_random_instants_reads_every_record_once, 0, 2);
     tcase_add_test(t, a_run_that_is_killed_ends_where_it_would_have_ended);
-    tcase_add_test(t, a_stop_is_quick_while_the_broker_answers_nothing);
+    tcase_add_test(t, f79_a_stop_is_quick_while_the_broker_answers_nothing);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

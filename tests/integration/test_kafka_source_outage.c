@@ -58,7 +58,7 @@ static void finish(void)
 
 /* ---- the broker dies ---- */
 
-START_TEST(a_broker_that_dies_and_comes_back_costs_no_record)
+START_TEST(f78_a_broker_that_dies_and_comes_back_costs_no_record)
 {
     static const int signals[] = {SIGKILL, SIGTERM};
 
@@ -113,7 +113,7 @@ static long size_of(const char *topic)
 }
 
 /* A damaged batch in the middle: the client would report it and go on behind it. */
-START_TEST(a_damaged_batch_is_an_error_and_nothing_behind_it_is_read)
+START_TEST(f93_a_damaged_batch_is_an_error_and_nothing_behind_it_is_read)
 {
     struct levee_error err = {0};
 
@@ -151,8 +151,8 @@ int main(void)
 
     tcase_add_unchecked_fixture(t, start_broker, stop_broker);
     tcase_set_timeout(t, 120);
-    tcase_add_test(t, a_broker_that_dies_and_comes_back_costs_no_record);
-    tcase_add_test(t, a_damaged_batch_is_an_error_and_nothing_behind_it_is_read);
+    tcase_add_test(t, f78_a_broker_that_dies_and_comes_back_costs_no_record);
+    tcase_add_test(t, f93_a_damaged_batch_is_an_error_and_nothing_behind_it_is_read);
     suite_add_tcase(s, t);
     return suite_main(s);
 }

@@ -209,7 +209,7 @@ END_TEST
 /* Two partitions with a limit, one of them with far more than the other: neither is faster than the
  * limit, the small one does not wait for the big one, and what the client had fetched ahead and
  * threw away is read again. */
-START_TEST(a_partition_is_no_faster_than_its_rate)
+START_TEST(f90_a_partition_is_no_faster_than_its_rate)
 {
     enum { RATE = 2000, BIG = 6000, SMALL = 1000 };
 
@@ -239,7 +239,7 @@ END_TEST
 
 /* Far more than the buffer and the client's own queue may hold, behind a sink that is slow: what is
  * in memory stays within the option, and all of it arrives once. */
-START_TEST(a_slow_sink_makes_the_source_wait_and_costs_nothing)
+START_TEST(f84_a_slow_sink_makes_the_source_wait_and_costs_nothing)
 {
     enum { RECORDS = 3000 };
     static uint8_t bytes[1000];
@@ -276,8 +276,8 @@ int main(void)
 
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_add_test(t, an_envelope_holds_everything_a_message_has);
-    tcase_add_test(t, a_partition_is_no_faster_than_its_rate);
-    tcase_add_test(t, a_slow_sink_makes_the_source_wait_and_costs_nothing);
+    tcase_add_test(t, f90_a_partition_is_no_faster_than_its_rate);
+    tcase_add_test(t, f84_a_slow_sink_makes_the_source_wait_and_costs_nothing);
     suite_add_tcase(s, t);
     t = tcase_create("envelope");
     tcase_add_test(t, the_bytes_of_an_envelope_are_as_documented);
