@@ -6,8 +6,6 @@
 
 #include <stdio.h>
 
-#define REPORT_EVERY_NS (5u * (uint64_t)KAFKA_SECOND_NS)
-
 /* ---- for all parts ---- */
 
 uint64_t kafka_now(const struct kafka_source *s)
@@ -36,7 +34,7 @@ void kafka_report(struct kafka_source *s, const char *what)
     uint64_t now = kafka_now(s);
     struct levee_error err = {0};
 
-    if (s->reported_ns && now < s->reported_ns + REPORT_EVERY_NS) {
+    if (s->reported_ns && now < s->reported_ns + KAFKA_REPORT_NS) {
         return;
     }
     s->reported_ns = now;
@@ -152,6 +150,7 @@ static void forget(struct kafka_source *s)
         atomic_store(&shown[i]->v, 0);
     }
     atomic_store(&s->group.durable_ticket, 0);
+    atomic_store(&s->group.told_ns, 0);
     atomic_store(&s->stop, false);
     s->unprocessed_at_start = rt_source_has_input(CONTAINER_OF(s->inlet, struct rt_source, inlet));
     (void)snprintf(s->group.text, sizeof s->group.text, "levee %s %s",

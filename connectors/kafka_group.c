@@ -119,14 +119,23 @@ static rd_kafka_resp_err_t commit(struct kafka_source *s,
     return code;
 }
 
+/* Every failure counts, and one in a while is told: with all brokers away there are two a second,
+ * for as long as it lasts. */
 static void count_commit(struct kafka_source *s, rd_kafka_resp_err_t code)
 {
     struct levee_error told = {0};
+    uint64_t last = atomic_load(&s->group.told_ns), now = kafka_now(s);
 
     if (!code) {
         counter_add(&s->shown.commits, 1);
-    } else if (!atomic_load(&s->stop)) {
-        counter_add(&s->shown.commit_failures, 1);
+        return;
+    }
+    if (atomic_load(&s->stop)) {
+        return;
+    }
+    counter_add(&s->shown.commit_failures, 1);
+    if (!last || now >= last + KAFKA_REPORT_NS) {
+        atomic_store(&s->group.told_ns, now);
         err_set(&told, LEVEE_EBROKER, "offsets could not be committed to group %s: %s",
                 s->config.group, rd_kafka_err2str(code));
         levee_inlet_report(s->inlet, &told);

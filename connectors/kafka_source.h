@@ -29,7 +29,8 @@
 #define KAFKA_INPUTS     8u
 #define KAFKA_POLL_MS    100 /* longest wait inside the client: bounds how long a stop takes */
 #define KAFKA_SECOND_NS  1000000000u
-#define KAFKA_NEVER      (-1) /* partition.until: no end is wanted */
+#define KAFKA_REPORT_NS  (5u * (uint64_t)KAFKA_SECOND_NS) /* trouble that lasts is told so often */
+#define KAFKA_NEVER      (-1)                             /* partition.until: no end is wanted */
 #define KAFKA_KEY_MAX    (LEVEE_PRODUCER_MAX - 16)
 #define KAFKA_ASK_MS     2000 /* one question on the lane that reads again */
 #define KAFKA_TOPIC_MAX  249  /* Kafka's own limit */
@@ -122,6 +123,7 @@ struct kafka_group {
     pthread_mutex_t mutex; /* guards mark; and s->partitions and count against the thread */
     struct kafka_mark mark;
     uint64_t offered_ns;
+    _Atomic uint64_t told_ns; /* when a failure was last told; 0: none was */
     _Atomic uint64_t durable_ticket;
     char text[128]; /* the metadata that names us */
 };
