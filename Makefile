@@ -46,8 +46,8 @@ PROGRAM_ALL  := $(call sources,$(addsuffix /*.c,$(PROGRAM_DIRS)))
 PROGRAM_SRC  := $(if $(PROGRAM_ALL),$(shell grep -l '^int main\b' $(PROGRAM_ALL)))
 TEST_SRC     := $(filter tests/%,$(PROGRAM_SRC))
 BENCH_SRC    := $(filter bench/%,$(PROGRAM_SRC))
-# tests/fault-kafka has the parts of tests/fault, too.
-parts         = $(filter $(1)% $(if $(filter tests/fault-kafka/,$(1)),tests/fault/%),$(filter-out $(PROGRAM_SRC),$(PROGRAM_ALL)))
+# tests/fault-kafka has the parts of tests/fault and tests/integration, too.
+parts         = $(filter $(1)% $(if $(filter tests/fault-kafka/,$(1)),tests/fault/% tests/integration/%),$(filter-out $(PROGRAM_SRC),$(PROGRAM_ALL)))
 EXAMPLE_SRC := $(call sources,examples/*.c)
 TOOL_SRC    := $(call sources,tools/*.c)
 SIDE_SRC    := $(call sources,tests/programs/*.c)

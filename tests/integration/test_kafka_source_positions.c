@@ -1,7 +1,7 @@
 /*
  * The Kafka source in positions mode on a real broker: its log holds where messages are, and a life
  * that follows reads them again (process death: the context is freed without finishing anything).
- * What of it is the runtime's is test_positions.c; random kills are test_kafka_source_kills.c's.
+ * What of it is the runtime's is test_positions.c; random kills are those of tests/fault-kafka.
  */
 #include <stdio.h>
 #include <string.h>

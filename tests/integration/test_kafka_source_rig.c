@@ -107,6 +107,9 @@ static int describe(levee_output *out, const struct levee_record *in, void *arg)
     char text[RIG_TEXT];
 
     (r->text ? r->text : rig_text)(in, text);
+    if (r->poison && strcmp(r->poison, text) == 0) {
+        return RIG_POISONED;
+    }
     return levee_emit_copy(out, levee_text(text),
                            (struct levee_slice){(const uint8_t *)"\1\0\0\0\0\0\0\0", 8});
 }

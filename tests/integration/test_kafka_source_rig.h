@@ -21,6 +21,7 @@
 
 #define RIG_TEXT        512
 #define RIG_PATIENCE_MS 30000
+#define RIG_POISONED    (-77) /* what the function returns */
 
 /* ---- the mock broker ---- */
 
@@ -43,6 +44,7 @@ struct rig {
     struct levee_options levee;
     struct levee_kafka_options kafka;
     rig_text_fn text;               /* NULL: rig_text */
+    const char *poison;             /* a function fails on records of this text */
     uint32_t hold_ms;               /* a batch takes so long, as with a slow sink */
     levee_context *ctx;             /* NULL: not up */
     levee_stream *source, *derived; /* derived: not a source */

@@ -202,7 +202,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("kafka_source_kills");
+    Suite *s = suite_create("kills of the Kafka source");
     TCase *t = tcase_create("real broker");
 
     tcase_add_unchecked_fixture(t, start_broker, stop_broker);

@@ -153,7 +153,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("kafka_source_elections");
+    Suite *s = suite_create("elections under the Kafka source");
     TCase *t = tcase_create("three real nodes");
 
     tcase_add_unchecked_fixture(t, start_broker, stop_broker);
