@@ -87,11 +87,13 @@ START_TEST(f79_every_broker_is_away_for_long)
     send_numbers(0, 1, 1000, NULL);
     rig_up(&rig);
     rig_await(&rig, 1000);
+    unsigned before = rig.errors;
     BROKER_MUST(&broker, broker_kill(&broker, SIGKILL, BROKER_ALL));
     (void)poll(NULL, 0, away_ms); /* the outage */
-    unsigned told = rig.errors;
+    unsigned told = rig.errors - before;
     ck_assert_uint_ge(told, 1);
-    ck_assert_msg(told <= 2 * (unsigned)(away_ms / 5000 + 1), "%u errors in %d ms:\n%s", told,
+    /* One in five seconds each of fetching and committing, and one that is more to the point. */
+    ck_assert_msg(told <= 2 * (unsigned)(away_ms / 5000 + 1) + 1, "%u errors in %d ms:\n%s", told,
                   away_ms, rig.log);
     ck_assert_int_eq(rig.error.code, LEVEE_EBROKER);
     BROKER_MUST(&broker, broker_restart(&broker, BROKER_ALL, NULL));
@@ -103,14 +105,14 @@ END_TEST
 /* Stopped with its connections open, for longer than the client waits for an answer. */
 START_TEST(l_slow_the_broker_is_stopped_under_the_source)
 {
+    /* The time-outs as they are take longer than that. */
+    static const char *const impatient[] = {"socket.timeout.ms=1500", NULL};
     int silent_ms = numbered_full() ? 30000 : 5000;
 
     if (!begin("stopped", 2)) {
         return;
     }
-    if (!numbered_full()) { /* the time-outs as they are take longer than that */
-        rig.kafka.properties = (const char *const[]){"socket.timeout.ms=1500", NULL};
-    }
+    rig.kafka.properties = numbered_full() ? NULL : impatient;
     send_numbers(0, 1, 3000, NULL);
     rig.levee.max_rate = 1000; /* it is in the middle of them */
     rig_up(&rig);
