@@ -183,28 +183,49 @@ static int member_count(const char *group)
     return n;
 }
 
-/* A member of a process that is killed: the group waits for it, then takes its partitions away. */
-static void member_that_dies(const char *topic)
+/* A process that becomes a member when it is told to. It is made before this one has threads. */
+struct mortal {
+    pid_t pid;
+    int tell, hear;
+};
+
+static void mortal_make(struct mortal *m, const char *topic)
 {
-    int ends[2], status;
+    int to[2], from[2];
     char byte;
 
-    ck_assert_int_eq(pipe(ends), 0);
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
+    ck_assert_int_eq(pipe(to), 0);
+    ck_assert_int_eq(pipe(from), 0);
+    *m = (struct mortal){.pid = fork(), .tell = to[1], .hear = from[0]};
+    ck_assert_int_ge(m->pid, 0);
+    if (m->pid == 0) {
+        (void)close(to[1]); /* or it would never see its parent go */
+        if (read(to[0], &byte, 1) != 1) {
+            _exit(0);
+        }
         rd_kafka_t *rk = member(topic);
         await_assigned(&rk, 1, 1);
-        (void)!write(ends[1], "", 1);
+        (void)!write(from[1], "", 1);
         for (;;) {
             (void)rd_kafka_consumer_poll(rk, 1000);
         }
     }
-    (void)close(ends[1]);
-    ck_assert_int_eq(read(ends[0], &byte, 1), 1);
-    (void)close(ends[0]);
-    ck_assert_int_eq(kill(pid, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    (void)close(to[0]);
+    (void)close(from[1]);
+}
+
+/* It joins, and is killed: the group waits for it, then takes its partitions away. */
+static void mortal_lives_and_dies(struct mortal *m)
+{
+    char byte;
+    int status;
+
+    ck_assert_int_eq(write(m->tell, "", 1), 1);
+    ck_assert_int_eq(read(m->hear, &byte, 1), 1);
+    ck_assert_int_eq(kill(m->pid, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(m->pid, &status, 0), m->pid);
+    (void)close(m->tell);
+    (void)close(m->hear);
 }
 
 /* Rebalances, and one that is lost: ours are no business of the group's. What the group does not
@@ -242,13 +263,16 @@ END_TEST
 
 START_TEST(f82_a_member_whose_session_expires_takes_nothing_of_ours)
 {
+    struct mortal mortal;
+
     if (!begin("expired", 1)) {
         return;
     }
+    mortal_make(&mortal, "expired");
     send_numbers(0, 1, 500);
     rig_up(&rig);
     rig_await(&rig, 500);
-    member_that_dies("expired");
+    mortal_lives_and_dies(&mortal);
     ck_assert_int_eq(member_count("expired"), 1); /* it is still waited for */
     send_numbers(0, 1000, 500);
     rig_await(&rig, 1000);

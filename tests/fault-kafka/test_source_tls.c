@@ -6,34 +6,73 @@
  * keytool comes with Java, so that where there is a broker there are keys. The oracle is the state
  * at the end.
  */
+#include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/fault/kafka_trial.h"
 #include "tests/integration/test_kafka_source_rig.h"
 
-#define KEYTOOL "keytool -storepass changeit -keypass changeit -storetype PKCS12 "
-
 static struct broker broker;
+static bool keyless;
 static struct rig rig;
 static struct rig_expected expected;
 static char directory[256], ours[320], strangers[320];
 static const char *trusting[3], *wary[3];
 
+/* keytool in our directory, with these arguments; what it says goes where nobody looks. */
+static bool keytool(const char *const *arguments)
+{
+    const char *line[32] = {"keytool",  "-storepass", "changeit", "-keypass",
+                            "changeit", "-storetype", "PKCS12"};
+    size_t n = 7;
+    int status = -1;
+
+    while (*arguments && n < 31) {
+        line[n++] = *arguments++;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        int nowhere = open("/dev/null", O_WRONLY);
+        if (nowhere < 0 || chdir(directory) || dup2(nowhere, 1) < 0 || dup2(nowhere, 2) < 0) {
+            _exit(126);
+        }
+        (void)execvp(line[0], (char *const *)(uintptr_t)line);
+        _exit(127);
+    }
+    return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
 /* name.p12 with a key for this address, and its certificate in name.pem. */
 static bool make_keys(const char *name)
 {
-    char command[2048];
+    char store[64], certificate[64];
+    const char *const make[] = {"-genkeypair",
+                                "-keystore",
+                                store,
+                                "-alias",
+                                "a",
+                                "-keyalg",
+                                "EC",
+                                "-groupname",
+                                "secp256r1",
+                                "-dname",
+                                "CN=localhost",
+                                "-ext",
+                                "san=dns:localhost,ip:127.0.0.1",
+                                "-ext",
+                                "bc=ca:true",
+                                NULL};
+    const char *const show[] = {"-exportcert", "-rfc",  "-keystore", store, "-alias",
+                                "a",           "-file", certificate, NULL};
 
-    (void)snprintf(command, sizeof command,
-                   "cd '%s' && " KEYTOOL
-                   "-genkeypair -keystore %s.p12 -alias a -keyalg EC -groupname secp256r1 "
-                   "-dname CN=localhost -ext san=dns:localhost,ip:127.0.0.1 -ext bc=ca:true "
-                   ">%s.log 2>&1 && " KEYTOOL
-                   "-exportcert -rfc -keystore %s.p12 -alias a -file %s.pem >>%s.log 2>&1",
-                   directory, name, name, name, name, name);
-    return system(command) == 0;
+    (void)snprintf(store, sizeof store, "%s.p12", name);
+    (void)snprintf(certificate, sizeof certificate, "%s.pem", name);
+    return keytool(make) && keytool(show);
 }
 
 static void start(void)
@@ -51,8 +90,7 @@ static void start(void)
 
     (void)snprintf(directory, sizeof directory, "%s/levee-tls-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(directory) || !make_keys("broker") || !make_keys("stranger")) {
-        (void)fprintf(stderr, "no keys: see %s\n", directory);
-        exit(1);
+        keyless = true; /* where there is no Java there is no broker either */
     }
     (void)snprintf(store, sizeof store, "listener.name.client.ssl.keystore.location=%s/broker.p12",
                    directory);
@@ -66,8 +104,7 @@ static void start(void)
 
 static void stop(void)
 {
-    static const char *const names[] = {"broker.p12",   "broker.pem",   "broker.log",
-                                        "stranger.p12", "stranger.pem", "stranger.log"};
+    static const char *const names[] = {"broker.p12", "broker.pem", "stranger.p12", "stranger.pem"};
     char path[400];
 
     (void)broker_stop(&broker);
@@ -85,6 +122,7 @@ static bool begin(const char *topic, const char *const *properties)
     if (!broker_usable(&broker)) {
         return false;
     }
+    ck_assert_msg(!keyless, "keytool makes no keys");
     BROKER_MUST(&broker, broker_send_numbers(&broker, topic, 0, 1, 1000, &how));
     rig_expect_numbers(&expected, 1, 1000);
     rig_open(&rig, broker_address(&broker), topic);
