@@ -1,17 +1,24 @@
 /*
  * The half of a reducing node before the exchange: records are folded per key where they arise, so
- * that only accumulators travel. A unit's table is sent and emptied when it has RT_COMBINE_KEYS
- * keys: input with few repeated keys then costs one insert into a table that stays in cache, and
- * memory is bounded. Where it is cut depends on the unit's records alone, so it is the same on
- * every run.
+ * that only accumulators travel. A unit's table is sent and emptied when it has so many keys that
+ * memory would not be bounded otherwise, or RT_COMBINE_CACHED if they hardly repeat: such input
+ * then costs one insert into a table that stays in cache. Where it is cut depends on the unit's
+ * records alone, so it is the same on every run.
+ *
+ * Why keys that do repeat get a larger table: what travels takes 64 bytes until its batch is done.
+ * Words of 50,000, low ones more often, fill a table of 16,384 before they have come twice; sent
+ * one by one, ten million of them take more than half a gigabyte, and as sums of a table of 4 MiB
+ * next to nothing. An eighth more records than keys at RT_COMBINE_CACHED says, for keys that come
+ * evenly, that they will have come twice at RT_COMBINE_KEYS.
  *
  * Keys stay in first-arrival order, and so do the accumulators of one key: merged in the order in
  * which they arrive they give what one long run of adds would have given.
  */
 #include "runtime/exec.h"
 
-#define RT_COMBINE_KEYS 16384u
-#define TO_ONE_HASH     1u /* of the absent key, where all records have that one */
+#define RT_COMBINE_KEYS   65536u
+#define RT_COMBINE_CACHED 16384u
+#define TO_ONE_HASH       1u /* of the absent key, where all records have that one */
 
 static inline int64_t value_of(enum rt_fast fast, struct levee_slice value)
 {
@@ -168,16 +175,25 @@ static int take_any(struct rt_worker *w, uint32_t step, const struct levee_recor
     return code;
 }
 
+static bool is_full(const struct rt_port *port)
+{
+    uint64_t keys = port->combined.count + port->sums.count; /* one of them is in use */
+    uint64_t records = port->seen - port->combined_from;
+
+    return keys >= RT_COMBINE_KEYS || (keys >= RT_COMBINE_CACHED && records * 8 < keys * 9);
+}
+
 /* The table is full: sent and emptied. Sums whose keys did not even come twice on average are not
  * worth a table; for a while their records travel as they are. */
-static int table_full(struct rt_worker *w, uint32_t step)
+static int send_table(struct rt_worker *w, uint32_t step)
 {
     struct rt_port *port = rt_port_of(w, step);
     bool useless = port->seen - port->combined_from < 2 * (uint64_t)port->sums.count;
     int code = rt_combine_flush(w, step);
 
     if (useless) {
-        port->direct_until = port->seen + (uint64_t)16 * RT_COMBINE_KEYS;
+        port->direct_until = port->seen + (uint64_t)16 * RT_COMBINE_CACHED;
+        port->combined_from = port->direct_until; /* the table is empty until then */
     }
     return code;
 }
@@ -200,9 +216,8 @@ int rt_combine_take(struct rt_worker *w, uint32_t step, const struct levee_recor
             code = take_fast(w, step, in + at, some);
         }
         port->seen += some;
-        if (code == LEVEE_OK &&
-            (port->combined.count >= RT_COMBINE_KEYS || port->sums.count >= RT_COMBINE_KEYS)) {
-            code = table_full(w, step);
+        if (code == LEVEE_OK && is_full(port)) {
+            code = send_table(w, step);
         }
     }
     return code;

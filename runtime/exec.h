@@ -119,7 +119,7 @@ struct rt_port { /* a step's place in a worker; empty between units */
     struct rt_keys combined; /* keyed ends: what was folded and not yet sent … */
     struct rt_sums sums;     /* … by a plain count or sum */
     uint64_t seen;           /* records this step was given in this unit */
-    uint64_t combined_from;  /* `seen` when both were last empty */
+    uint64_t combined_from;  /* `seen` from which on the two were filled */
     uint64_t direct_until;   /* `seen` up to which combining is not worth while */
     size_t width;            /* of the vectors given to the operator, so that its output fits */
     bool may_decide;         /* decisions of an earlier try name this node and partition */
