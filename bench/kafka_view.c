@@ -4,8 +4,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define SILENCE  0.1 /* seconds without records: the transaction was read */
-#define PATIENCE 120 /* seconds */
+#define SILENCE  0.03 /* seconds without records: the transaction was read */
+#define PATIENCE 120  /* seconds */
 
 struct view *view_open(const char *topic, int partitions)
 {
