@@ -263,7 +263,7 @@ static struct latency run_pass(enum way way, uint64_t rate)
     struct bare b = {.pass = &p, .ids = way == BARE_TWO ? 2 : 1};
     struct latency r;
     levee_context *ctx = NULL;
-    pthread_t feeder, loop;
+    pthread_t feeder, loop = pthread_self(); /* only if there is one */
 
     p.total = p.warm + (uint64_t)((bench_quick ? 0.2 : MEASURED) * (double)rate);
     p.late = bench_alloc(p.total * sizeof *p.late);

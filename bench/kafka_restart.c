@@ -209,7 +209,7 @@ static void die_once(struct view *v, struct deaths *d, pid_t *ours, const char *
     double at = bench_now();
 
     view_kill(*ours);
-    *ours = rig_wordcount(topics[0], topics[1], "10");
+    *ours = rig_wordcount(topics[0], topics[1], "10", "data");
     view_watch(v, UINT64_MAX, since_ms);
     d->ours[d->n] = v->newest - at;
     at = bench_now();
@@ -278,7 +278,7 @@ void kafka_restart(void)
     struct probe probe = {.topic = rig_topic("restart-bare", PARTITIONS)};
     struct view *v = view_open(topics[1], PARTITIONS);
     bench_must(pthread_create(&f.thread, NULL, feed, &f) == 0, "thread");
-    pid_t ours = rig_wordcount(topics[0], topics[1], "10");
+    pid_t ours = rig_wordcount(topics[0], topics[1], "10", "data");
     view_watch(v, 1, INT64_MAX);
     (void)start_probe(&probe);
     for (double deadline = rig_deadline(20);

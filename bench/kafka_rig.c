@@ -363,14 +363,15 @@ void rig_fill(const char *topic, int partitions, uint64_t count,
     rd_kafka_destroy(rk);
 }
 
-pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms)
+pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms, const char *mode)
 {
     char path[600], more[256];
     const char *extra = getenv("WORDS_ARGS");
     const char *argv[ARGS_MAX] = {path,   "--brokers",   rig_brokers, "--topic",
                                   input,  "--directory", "state",     "--output-topic",
-                                  output, "--batch-ms",  batch_ms};
-    size_t n = 11;
+                                  output, "--batch-ms",  batch_ms,    "--mode",
+                                  mode};
+    size_t n = 13;
     pid_t child;
 
     (void)snprintf(path, sizeof path, "%.*s/../examples/kafka_wordcount",

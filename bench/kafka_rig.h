@@ -64,7 +64,7 @@ void rig_fill(const char *topic, int partitions, uint64_t count,
 
 /* examples/kafka_wordcount on the directory "state". WORDS_ARGS="--mode positions" adds arguments.
  */
-pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms);
+pid_t rig_wordcount(const char *input, const char *output, const char *batch_ms, const char *mode);
 
 /* Seconds of a rung: patience times this. */
 static inline double rig_deadline(double seconds)
