@@ -25,8 +25,8 @@
 #define RECORDS    10
 #define SLICE      50
 #define SLICES     4
-#define SAMPLES    (SLICE * SLICES)
-#define ALL_MAX    ((size_t)SAMPLES * BENCH_PAIRS)
+#define SAMPLES    ((size_t)SLICE * SLICES)
+#define ALL_MAX    (SAMPLES * BENCH_PAIRS)
 #define ASK_MS     30000
 #define PAUSE      0.010
 

@@ -103,11 +103,10 @@ static pid_t spawn_positions(const struct bare *unused, const struct lines *in, 
 
 static double rate_of(const struct view *v, unsigned per_line, double whole)
 {
-    const struct view_commit *first = &v->commits[0], *last = &v->commits[v->commit_count - 1];
-
-    if (v->commit_count < 2) { /* too slow to tell them apart */
+    if (v->commit_count < 2) { /* they cannot be told apart */
         return (double)v->tally.sum / per_line / whole;
     }
+    const struct view_commit *first = &v->commits[0], *last = &v->commits[v->commit_count - 1];
     return (double)(last->words - first->words) / per_line / (last->at - first->at);
 }
 
