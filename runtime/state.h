@@ -77,6 +77,11 @@ static inline struct levee_slice rt_entry_value(const struct rt_entry *e)
 {
     return slice_of(e->value_len > RT_INLINE ? e->value.large : e->value.small, e->value_len);
 }
+/* The value's bytes, to be changed where they lie, by whoever has just touched the entry. */
+static inline uint8_t *rt_entry_bytes(struct rt_entry *e)
+{
+    return e->value_len > RT_INLINE ? e->value.large : e->value.small;
+}
 /* The key's entry, also when it was removed since the last gather: look at `present`. NULL: none.
  * head: rt_key_head(key). */
 struct rt_entry *rt_table_find(struct rt_table *t, uint64_t hash, struct levee_slice key,

@@ -1,89 +1,93 @@
 /*
- * Reducing windows. State per key: the accumulators of the batches in the window (a ring), and the
- * running result.
+ * Reducing windows. State per key: a ring with one part, an accumulator, per batch in the window
+ * that had values of the key, and a running accumulator. What is due costs what came and what left,
+ * never what is in the window, and the ring is changed where it lies in the table.
  *
- * A batch that brings values for a key appends one accumulator. When the window is due, what has
- * left is dropped and the result brought up to date:
+ *   inverse   `running` is the result: minus what left, plus what came. A key stays, with whatever
+ *             the inverse left of it, until a filter drops it; then it is there again as long as
+ *             there are parts. Where there is no running result (a key is new, or its window was
+ *             empty) it is made from the ring, so that a slide longer than the window is right.
+ *   without   two stacks, as in "General incremental sliding-window aggregation" (Tangwongsan,
+ *             Hirzel, Schneider et al., VLDB 2015). Of the oldest `front` parts each holds itself
+ *             and all younger ones of them merged; `running` is all behind them merged. The result
+ *             is oldest part + running, and to drop parts is to forget them:
  *
- *   inverse   the running result minus what left, plus what came: O(changed). A key stays, with
- *             whatever the inverse left of it, until a filter drops it. Where there is no running
- *             result (a key is new, or was dropped) it is made from the whole ring, so that a key
- *             that comes back after a filter, or a slide longer than the window, is right.
- *   without   as long as nothing left, the running result plus what came; otherwise the ring is
- *             reduced anew. A key whose ring is empty is gone.
+ *                 parts     [ a+b+c  b+c  c | d  e  f ]      running = d+e+f      result = a+…+f
+ *                             oldest           newest
+ *
+ *             When the front is used up and more leaves, the rest becomes the front: a *turn*, from
+ *             the newest to the oldest. Every part is turned once, so a part costs three merges in
+ *             its life, however long the window is. The order of the batches is kept: the reducer
+ *             must be associative, which it is anyway, and need not be commutative.
+ *
+ * A turn costs as much as the key has parts. Keys that came together would all turn in the same
+ * batch, once per window, and that batch would be late; so each turns for the first time at an age
+ * that its hash chooses, before anything has left, and from then on at a place of its own.
  *
  * Spark computes the first case without looking back and gets both corners wrong; we do not follow.
+ *
+ * R1  A call changes nothing in the table before it has succeeded: it may fail and be tried again.
+ * R2  Parts of the front are older than those behind it, and no part behind it was ever merged into
+ *     another: only therefore can it still be turned.
  */
 #include "runtime/operators/window.h"
 
 #include <stdlib.h>
 
-/* ---- a key's state as bytes: flags, upto, running, ring ---- */
+/* ---- a key's state as bytes: flags, upto, first, count, front, running, slots ---- */
 
 #define HAS_RUNNING 1u
-#define HEAD_BYTES  9u
+#define WAS_SHOWN   2u /* with inverse: the filter kept the last result */
+#define HEAD_BYTES  21u
 
 struct ring {
-    bool has_running;
-    int64_t upto_ms; /* batches up to this time are in the running result */
-    uint8_t *running;
-    uint8_t *parts; /* (time, accumulator)*, oldest first */
-    size_t count;
+    const uint8_t *slots;       /* (time, accumulator)*, in the table */
+    uint32_t cap, first, count; /* of slots; the oldest part is in slot `first` */
+    uint32_t front;             /* of the oldest parts: they hold what is behind them, too */
+    bool has_running, was_shown;
+    int64_t upto_ms; /* batches up to this time are in running, or in the front */
 };
 
-static size_t part_bytes(const struct levee_reducer *r)
+static size_t slot_bytes(const struct levee_reducer *r)
 {
     return 8 + r->size;
 }
 
-static int64_t part_time(const struct ring *w, const struct levee_reducer *r, size_t i)
+static const uint8_t *slot_of(const struct ring *w, const struct levee_reducer *r, uint32_t i)
 {
-    return (int64_t)get_le64(w->parts + i * part_bytes(r));
+    return w->slots + ((size_t)w->first + i) % w->cap * slot_bytes(r);
 }
 
-/* Accumulators want to be aligned; those in a ring are copied out. */
-static const void *part(const struct ring *w, const struct levee_reducer *r, size_t i,
-                        void *aligned)
+/* Reads what is stored; `running` is copied, for it must be aligned and is changed by the call. */
+static struct ring ring_open(const struct levee_reducer *r, struct levee_slice stored,
+                             void *ret_running)
 {
-    return memcpy(aligned, w->parts + i * part_bytes(r) + 8, r->size);
-}
+    struct ring w = {.upto_ms = INT64_MIN};
 
-/* Room for one part more. false: no memory. */
-static bool ring_open(struct rt_call *c, const struct levee_reducer *r, struct levee_slice stored,
-                      struct ring *ret)
-{
-    size_t ring = stored.len > HEAD_BYTES + r->size ? stored.len - HEAD_BYTES - r->size : 0;
-
-    ret->running = rt_output_alloc(c->out, r->size);
-    ret->parts = rt_output_alloc(c->out, ring + part_bytes(r));
-    ret->count = ring / part_bytes(r); /* NOLINT(clang-analyzer-core.DivideZero): at least 8 */
-    ret->has_running = stored.len && (stored.data[0] & HAS_RUNNING);
-    ret->upto_ms = stored.len ? (int64_t)get_le64(stored.data + 1) : INT64_MIN;
-    if (!ret->running || !ret->parts) {
-        return false;
-    }
     if (stored.len) {
-        memcpy(ret->running, stored.data + HEAD_BYTES, r->size);
+        const uint8_t *p = stored.data;
+        w.has_running = p[0] & HAS_RUNNING;
+        w.was_shown = p[0] & WAS_SHOWN;
+        w.upto_ms = (int64_t)get_le64(p + 1);
+        w.first = get_le32(p + 9);
+        w.count = get_le32(p + 13);
+        w.front = get_le32(p + 17);
+        memcpy(ret_running, p + HEAD_BYTES, r->size);
+        w.slots = p + HEAD_BYTES + r->size;
+        w.cap = (uint32_t)((stored.len - HEAD_BYTES - r->size) / slot_bytes(r));
     }
-    if (ring) {
-        memcpy(ret->parts, stored.data + HEAD_BYTES + r->size, ring);
-    }
-    return true;
+    return w;
 }
 
-static struct levee_slice ring_bytes(struct rt_call *c, const struct levee_reducer *r,
-                                     const struct ring *w)
+static void put_head(uint8_t *to, const struct levee_reducer *r, const struct ring *w,
+                     const void *running)
 {
-    size_t n = HEAD_BYTES + r->size + w->count * part_bytes(r);
-    uint8_t *bytes = rt_output_alloc(c->out, n);
-
-    if (bytes) {
-        bytes[0] = w->has_running ? HAS_RUNNING : 0;
-        put_le64(bytes + 1, (uint64_t)w->upto_ms);
-        memcpy(bytes + HEAD_BYTES, w->running, r->size);
-        memcpy(bytes + HEAD_BYTES + r->size, w->parts, w->count * part_bytes(r));
-    }
-    return slice_of(bytes, bytes ? n : 0);
+    to[0] = (uint8_t)((w->has_running ? HAS_RUNNING : 0) | (w->was_shown ? WAS_SHOWN : 0));
+    put_le64(to + 1, (uint64_t)w->upto_ms);
+    put_le32(to + 9, w->first);
+    put_le32(to + 13, w->count);
+    put_le32(to + 17, w->front);
+    memcpy(to + HEAD_BYTES, running, r->size);
 }
 
 /* ---- one key ---- */
@@ -94,81 +98,192 @@ struct folding {
     struct rt_table *table;
     const struct rt_groups *g;
     bool due;
-    void *acc; /* scratch */
+    uint32_t most;    /* parts that a window can have */
+    size_t stride;    /* of accumulators in `turned` */
+    void *acc;        /* scratch */
+    struct buf bytes; /* the same: a ring that is laid down anew */
+    struct buf turned;
     /* the key at hand */
     uint64_t hash, head;
     struct levee_slice key;
     const struct rt_key *came; /* NULL: nothing */
     struct rt_entry *entry;
-    struct ring ring;
-    bool emits;
+    struct ring ring; /* as stored */
+    /* … and what the call makes of it */
+    uint32_t parts; /* those stored and, if something came, `fresh` as the newest */
+    uint32_t gone;  /* of the oldest parts */
+    uint32_t front; /* of those that are left */
+    bool turns;     /* all that are left, into `turned` */
+    bool has_running, shown, changed;
+    void *fresh, *running, *result;
 };
 
-/* The batch's accumulators of the key, merged, become the newest part. */
-static int append_part(struct folding *f)
+static int64_t part_time(const struct folding *f, uint32_t i)
+{
+    return i < f->ring.count ? (int64_t)get_le64(slot_of(&f->ring, &f->d->reducer, i))
+                             : f->c->out->header->time_ms;
+}
+
+/* Accumulators want to be aligned; those in a ring are copied out. */
+static const void *part(const struct folding *f, uint32_t i, void *aligned)
 {
     const struct levee_reducer *r = &f->d->reducer;
-    levee_output *out = f->c->out;
-    uint8_t *to = f->ring.parts + f->ring.count * part_bytes(r);
+
+    return memcpy(aligned, i < f->ring.count ? slot_of(&f->ring, r, i) + 8 : f->fresh, r->size);
+}
+
+static uint8_t *turned_part(const struct folding *f, uint32_t i)
+{
+    return f->turned.data + (i - f->gone) * f->stride;
+}
+
+/* The batch's accumulators of the key, merged, become the newest part. */
+static int make_part(struct folding *f)
+{
+    const struct levee_reducer *r = &f->d->reducer;
     int rc = 0;
 
-    put_le64(to, (uint64_t)out->header->time_ms);
     if (f->g->summed) {
-        memcpy(f->acc, &f->came->sum, sizeof f->came->sum);
+        memcpy(f->fresh, &f->came->sum, sizeof f->came->sum);
     } else {
         uint32_t at = f->came->items.first;
-        memcpy(f->acc, f->g->items[at]->value.data, r->size);
+        memcpy(f->fresh, f->g->items[at]->value.data, r->size);
         for (at = f->g->links[at]; at != UINT32_MAX && rc >= 0; at = f->g->links[at]) {
-            rc = r->merge(out, f->acc, f->g->items[at]->value.data, r->arg);
+            rc = r->merge(f->c->out, f->fresh, f->g->items[at]->value.data, r->arg);
         }
     }
-    memcpy(to + 8, f->acc, r->size);
-    f->ring.count++;
+    f->parts++;
+    f->changed = true;
     return rc;
 }
 
-/* Merges part i into the running result, or begins it. */
-static int take_in(struct folding *f, size_t i)
+/* Merges part i into the running accumulator, or begins it. */
+static int take_in(struct folding *f, uint32_t i)
 {
     const struct levee_reducer *r = &f->d->reducer;
 
-    if (!f->ring.has_running) {
-        memcpy(f->ring.running, part(&f->ring, r, i, f->acc), r->size);
-        f->ring.has_running = true;
+    f->changed = true;
+    if (!f->has_running) {
+        (void)part(f, i, f->running);
+        f->has_running = true;
         return 0;
     }
-    return r->merge(f->c->out, f->ring.running, part(&f->ring, r, i, f->acc), r->arg);
+    return r->merge(f->c->out, f->running, part(f, i, f->acc), r->arg);
 }
 
-/* Drops what has left the window and brings the running result up to date. */
-static int slide(struct folding *f)
+/* Where the parts begin that running has not seen: found from the newest back, for the others may
+ * be many. */
+static uint32_t first_new(const struct folding *f, uint32_t from)
 {
-    const struct levee_reducer *r = &f->d->reducer;
-    struct ring *w = &f->ring;
-    int64_t now = f->c->out->header->time_ms, from = now - f->d->length_ms;
-    size_t gone = 0;
+    uint32_t i = f->parts;
+
+    while (i > from && part_time(f, i - 1) > f->ring.upto_ms) {
+        i--;
+    }
+    return i;
+}
+
+static int take_in_from(struct folding *f, uint32_t i)
+{
     int rc = 0;
 
-    while (gone < w->count && part_time(w, r, gone) <= from) {
-        gone++;
+    for (; i < f->parts && rc >= 0; i++) {
+        rc = take_in(f, i);
     }
-    bool invert = f->d->inverse && w->has_running;
-    for (size_t i = 0; i < gone && rc >= 0 && invert; i++) {
-        if (part_time(w, r, i) <= w->upto_ms) { /* the others came and left between two slides */
-            rc = r->remove(f->c->out, w->running, part(w, r, i, f->acc), r->arg);
+    return rc;
+}
+
+/* With inverse: what left, out of the running result; what came, into it. */
+static int slide_inverse(struct folding *f)
+{
+    const struct levee_reducer *r = &f->d->reducer;
+    bool had = f->has_running;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < f->gone && rc >= 0 && had; i++) {
+        if (part_time(f, i) <= f->ring.upto_ms) { /* the others came and left between two slides */
+            rc = r->remove(f->c->out, f->running, part(f, i, f->acc), r->arg);
         }
     }
-    if (!f->d->inverse && gone) {
-        w->has_running = false;
+    if (rc >= 0) {
+        rc = take_in_from(f, had ? first_new(f, f->gone) : f->gone);
     }
-    bool whole = !w->has_running;
-    for (size_t i = gone; i < w->count && rc >= 0; i++) {
-        rc = whole || part_time(w, r, i) > w->upto_ms ? take_in(f, i) : 0;
+    if (f->parts == f->gone && !f->ring.was_shown) {
+        f->has_running = false; /* the filter dropped it, and nothing brought it back */
     }
-    memmove(w->parts, w->parts + gone * part_bytes(r), (w->count - gone) * part_bytes(r));
-    w->count -= gone;
-    w->upto_ms = now;
     return rc;
+}
+
+/* All parts become the front: each with all younger ones merged into it. */
+static int turn(struct folding *f)
+{
+    const struct levee_reducer *r = &f->d->reducer;
+    int rc = 0;
+
+    buf_clear(&f->turned);
+    if (!buf_reserve(&f->turned, (f->parts - f->gone) * f->stride + 1)) {
+        f->c->out->failed = true;
+        return LEVEE_ENOMEM;
+    }
+    for (uint32_t i = f->parts; i > f->gone && rc >= 0; i--) {
+        void *acc = turned_part(f, i - 1);
+        (void)part(f, i - 1, acc);
+        rc = i < f->parts ? r->merge(f->c->out, acc, turned_part(f, i), r->arg) : 0;
+    }
+    f->turns = true;
+    f->front = f->parts - f->gone;
+    f->has_running = false;
+    f->changed = true;
+    return rc;
+}
+
+/* Is the key, none of whose parts were turned yet, old enough for its first turn? */
+static bool turns_early(const struct folding *f)
+{
+    const levee_stream *node = f->c->node;
+    int64_t step = (int64_t)node->parents[0]->slide * node->graph->interval_ms;
+
+    return f->ring.front == 0 && f->gone == 0 && f->parts > 0 &&
+           (f->c->out->header->time_ms - part_time(f, 0)) / step >= (int64_t)(f->hash % f->most);
+}
+
+static int slide_stacks(struct folding *f)
+{
+    if (f->gone > f->ring.front || turns_early(f)) {
+        return turn(f);
+    }
+    f->front = f->ring.front - f->gone;
+    return take_in_from(f, first_new(f, f->gone + f->front));
+}
+
+/* Drops what has left the window and brings the rest up to date. */
+static int slide(struct folding *f)
+{
+    int64_t from = f->c->out->header->time_ms - f->d->length_ms;
+
+    while (f->gone < f->parts && part_time(f, f->gone) <= from) {
+        f->gone++;
+        f->changed = true;
+    }
+    return f->d->inverse ? slide_inverse(f) : slide_stacks(f);
+}
+
+/* The window's accumulator, NULL: it is empty. */
+static int merge_result(struct folding *f, const void **ret)
+{
+    const struct levee_reducer *r = &f->d->reducer;
+
+    if (f->front == 0) {
+        *ret = f->has_running ? f->running : NULL;
+        return 0;
+    }
+    *ret = f->result;
+    if (f->turns) {
+        memcpy(f->result, turned_part(f, f->gone), r->size);
+    } else {
+        (void)part(f, f->gone, f->result);
+    }
+    return f->has_running ? r->merge(f->c->out, f->result, f->running, r->arg) : 0;
 }
 
 /* The result, unless the filter drops it. */
@@ -177,26 +292,29 @@ static int emit_result(struct folding *f)
     const struct levee_reducer *r = &f->d->reducer;
     levee_output *out = f->c->out;
     size_t mark = out->count;
+    const void *result = NULL;
+    int rc = merge_result(f, &result);
 
-    if (!f->ring.has_running) {
-        return 0;
+    if (rc < 0 || !result) {
+        return rc;
     }
-    int rc = r->finish(out, f->key, f->ring.running, r->arg);
+    rc = r->finish(out, f->key, result, r->arg);
     if (rc < 0 || out->count != mark + 1) {
         return rc < 0 ? rc : LEVEE_EINVALID;
     }
+    f->shown = true;
     if (f->d->filter) {
-        struct levee_record result = out->items[mark];
-        rc = f->d->filter(out, &result, f->d->filter_arg);
+        struct levee_record made = out->items[mark];
+        rc = f->d->filter(out, &made, f->d->filter_arg);
         if (rc < 0 || out->count != mark + 1) {
             return rc < 0 ? rc : LEVEE_EINVALID;
         }
-        f->emits = rc > 0;
-        f->ring.has_running = rc > 0;
-        out->count = mark + f->emits;
-        return 0;
+        f->shown = rc > 0;
+        out->count = mark + f->shown;
     }
-    f->emits = true;
+    /* A key without parts lives on its last result alone. */
+    f->has_running = f->has_running && (f->shown || f->parts > f->gone);
+    f->changed = f->changed || f->shown != f->ring.was_shown;
     return 0;
 }
 
@@ -207,13 +325,16 @@ static int try_key(void *arg)
         f->entry && f->entry->present ? rt_entry_value(f->entry) : slice_of(NULL, 0);
     int rc = 0;
 
-    f->emits = false;
     f->c->out->time_ms = 0;
-    if (!ring_open(f->c, &f->d->reducer, stored, &f->ring)) {
-        return LEVEE_ENOMEM;
-    }
+    f->ring = ring_open(&f->d->reducer, stored, f->running);
+    f->parts = f->ring.count;
+    f->gone = 0;
+    f->front = f->ring.front;
+    f->has_running = f->ring.has_running;
+    f->shown = f->due ? false : f->ring.was_shown;
+    f->turns = f->changed = false;
     if (f->came) {
-        rc = append_part(f);
+        rc = make_part(f);
     }
     if (rc >= 0 && f->due) {
         rc = slide(f);
@@ -221,21 +342,94 @@ static int try_key(void *arg)
     return rc >= 0 && f->due ? emit_result(f) : rc;
 }
 
-static bool lay_down(struct folding *f)
+/* ---- laying down ---- */
+
+/* The ring as the call leaves it, in slots that begin at `first` of `cap`. */
+static struct ring made_ring(const struct folding *f, uint32_t cap, uint32_t first)
+{
+    return (struct ring){.cap = cap,
+                         .first = first,
+                         .count = f->parts - f->gone,
+                         .front = f->front,
+                         .has_running = f->has_running,
+                         .was_shown = f->shown,
+                         .upto_ms = f->due ? f->c->out->header->time_ms : f->ring.upto_ms};
+}
+
+static void put_part(const struct folding *f, uint32_t i, uint8_t *slot)
+{
+    put_le64(slot, (uint64_t)part_time(f, i));
+    if (f->turns) {
+        memcpy(slot + 8, turned_part(f, i), f->d->reducer.size);
+    } else {
+        (void)part(f, i, slot + 8);
+    }
+}
+
+/* Where it lies: the newest part into a free slot, or into one that has just become free. */
+static bool change(struct folding *f)
 {
     const struct levee_reducer *r = &f->d->reducer;
-    int64_t now = f->c->out->header->time_ms;
-    bool there = f->entry && f->entry->present;
 
-    if (f->ring.count == 0 && !f->ring.has_running) {
-        return !there || rt_table_remove(f->table, f->hash, f->entry);
-    }
-    struct levee_slice bytes = ring_bytes(f->c, r, &f->ring);
-    if (!bytes.data) {
+    if (!rt_table_touch(f->table, f->hash, f->entry, f->c->out->header->time_ms)) {
         return false;
     }
-    return f->entry ? rt_table_put(f->table, f->hash, f->entry, bytes, now)
-                    : rt_table_add(f->table, f->hash, f->key, bytes, now) != NULL;
+    uint8_t *to = rt_entry_bytes(f->entry), *slots = to + HEAD_BYTES + r->size;
+    struct ring now = made_ring(f, f->ring.cap, (f->ring.first + f->gone) % f->ring.cap);
+    for (uint32_t i = f->turns ? f->gone : f->ring.count; i < f->parts; i++) {
+        size_t at = ((size_t)f->ring.first + i) % f->ring.cap * slot_bytes(r);
+        if (i < f->ring.count) {
+            memcpy(slots + at + 8, turned_part(f, i), r->size);
+        } else {
+            put_part(f, i, slots + at);
+        }
+    }
+    put_head(to, r, &now, f->running);
+    return true;
+}
+
+/* Anew, with room for twice as much or less: at a cost that what came or left has paid for. */
+static bool lay_anew(struct folding *f, uint32_t cap)
+{
+    const struct levee_reducer *r = &f->d->reducer;
+    int64_t time = f->c->out->header->time_ms;
+    struct ring now = made_ring(f, cap, 0);
+    size_t n = HEAD_BYTES + r->size + cap * slot_bytes(r);
+
+    buf_clear(&f->bytes);
+    if (!buf_reserve(&f->bytes, n)) {
+        return false;
+    }
+    uint8_t *to = f->bytes.data;
+    memset(to, 0, n);
+    put_head(to, r, &now, f->running);
+    for (uint32_t i = f->gone; i < f->parts; i++) {
+        put_part(f, i, to + HEAD_BYTES + r->size + (i - f->gone) * slot_bytes(r));
+    }
+    struct levee_slice bytes = slice_of(to, n);
+    return f->entry ? rt_table_put(f->table, f->hash, f->entry, bytes, time)
+                    : rt_table_add(f->table, f->hash, f->key, bytes, time) != NULL;
+}
+
+static bool lay_down(struct folding *f)
+{
+    bool there = f->entry && f->entry->present;
+    uint32_t left = f->parts - f->gone, cap = 1;
+
+    if (left == 0 && !f->has_running) {
+        return !there || rt_table_remove(f->table, f->hash, f->entry);
+    }
+    if (!f->changed) {
+        return true;
+    }
+    bool loose = f->ring.cap > 8 && left < f->ring.cap / 4;
+    if (there && left <= f->ring.cap && !loose) {
+        return change(f);
+    }
+    while (cap < left) {
+        cap *= 2;
+    }
+    return lay_anew(f, cap);
 }
 
 /* The key of an entry is copied: what is emitted must outlive it. */
@@ -273,26 +467,50 @@ static int fold_untouched(struct folding *f)
     return code;
 }
 
-static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t)
+static bool scratch(struct folding *f)
 {
-    struct folding f = {.c = c, .d = rt_window_of(c->node), .table = t, .g = g, .due = rt_due(c)};
+    size_t size = f->d->reducer.size;
+
+    f->acc = rt_output_alloc(f->c->out, size);
+    f->fresh = rt_output_alloc(f->c->out, size);
+    f->running = rt_output_alloc(f->c->out, size);
+    f->result = rt_output_alloc(f->c->out, size);
+    if (f->running) {
+        memset(f->running, 0, size);
+    }
+    return !f->c->out->failed;
+}
+
+static int fold_keys(struct folding *f)
+{
+    const struct rt_groups *g = f->g;
     int code = LEVEE_OK;
 
-    f.acc = rt_output_alloc(c->out, f.d->reducer.size);
-    if (!f.acc) {
-        return rt_call_nomem(c);
-    }
     for (size_t i = 0; i < g->keys.count && code == LEVEE_OK; i++) {
         const struct rt_key *k = &g->keys.items[i];
-        f.key = k->key;
-        f.head = rt_key_head(k->key);
-        f.hash = hash_key(k->key.data, k->key.len); /* k->hash is another one where all go to one */
-        f.came = k;
-        code = fold_key(&f);
+        f->key = k->key;
+        f->head = rt_key_head(k->key);
+        f->hash =
+            hash_key(k->key.data, k->key.len); /* k->hash is another one where all go to one */
+        f->came = k;
+        code = fold_key(f);
     }
     /* The one key of to_one has another hash among the touched than in the table. */
     bool all_touched = g->to_one && g->keys.count;
-    return code == LEVEE_OK && f.due && !all_touched ? fold_untouched(&f) : code;
+    return code == LEVEE_OK && f->due && !all_touched ? fold_untouched(f) : code;
+}
+
+static int fold(struct rt_call *c, const struct rt_groups *g, struct rt_table *t)
+{
+    struct folding f = {.c = c, .d = rt_window_of(c->node), .table = t, .g = g, .due = rt_due(c)};
+    int64_t step = (int64_t)c->node->parents[0]->slide * c->node->graph->interval_ms;
+
+    f.most = (uint32_t)(f.d->length_ms / step);
+    f.stride = align_up(f.d->reducer.size, 8);
+    int code = scratch(&f) ? fold_keys(&f) : rt_call_nomem(c);
+    buf_release(&f.bytes);
+    buf_release(&f.turned);
+    return code;
 }
 
 static const struct levee_reducer *combine(const levee_stream *node)
