@@ -34,18 +34,24 @@
 
 #include <stdlib.h>
 
-/* ---- a key's state as bytes: flags, upto, first, count, front, running, slots ---- */
+/* ---- a key's state as bytes: flags, upto, oldest, first, count, front, running, slots ---- */
 
+/* For a key to which nothing happens, and that is most of them, no slot is read: in a long window
+ * each would be a miss of the cache. Hence `oldest`, and the flag for parts that are new. */
+
+#define AHEAD       8u /* keys */
 #define HAS_RUNNING 1u
 #define WAS_SHOWN   2u /* with inverse: the filter kept the last result */
-#define HEAD_BYTES  21u
+#define HAS_NEW     4u /* parts came since the last slide */
+#define HEAD_BYTES  29u
 
 struct ring {
     const uint8_t *slots;       /* (time, accumulator)*, in the table */
     uint32_t cap, first, count; /* of slots; the oldest part is in slot `first` */
     uint32_t front;             /* of the oldest parts: they hold what is behind them, too */
-    bool has_running, was_shown;
-    int64_t upto_ms; /* batches up to this time are in running, or in the front */
+    bool has_running, was_shown, has_new;
+    int64_t upto_ms;   /* batches up to this time are in running, or in the front */
+    int64_t oldest_ms; /* time of the oldest part */
 };
 
 static size_t slot_bytes(const struct levee_reducer *r)
@@ -68,10 +74,12 @@ static struct ring ring_open(const struct levee_reducer *r, struct levee_slice s
         const uint8_t *p = stored.data;
         w.has_running = p[0] & HAS_RUNNING;
         w.was_shown = p[0] & WAS_SHOWN;
+        w.has_new = p[0] & HAS_NEW;
         w.upto_ms = (int64_t)get_le64(p + 1);
-        w.first = get_le32(p + 9);
-        w.count = get_le32(p + 13);
-        w.front = get_le32(p + 17);
+        w.oldest_ms = (int64_t)get_le64(p + 9);
+        w.first = get_le32(p + 17);
+        w.count = get_le32(p + 21);
+        w.front = get_le32(p + 25);
         memcpy(ret_running, p + HEAD_BYTES, r->size);
         w.slots = p + HEAD_BYTES + r->size;
         w.cap = (uint32_t)((stored.len - HEAD_BYTES - r->size) / slot_bytes(r));
@@ -82,11 +90,13 @@ static struct ring ring_open(const struct levee_reducer *r, struct levee_slice s
 static void put_head(uint8_t *to, const struct levee_reducer *r, const struct ring *w,
                      const void *running)
 {
-    to[0] = (uint8_t)((w->has_running ? HAS_RUNNING : 0) | (w->was_shown ? WAS_SHOWN : 0));
+    to[0] = (uint8_t)((w->has_running ? HAS_RUNNING : 0) | (w->was_shown ? WAS_SHOWN : 0) |
+                      (w->has_new ? HAS_NEW : 0));
     put_le64(to + 1, (uint64_t)w->upto_ms);
-    put_le32(to + 9, w->first);
-    put_le32(to + 13, w->count);
-    put_le32(to + 17, w->front);
+    put_le64(to + 9, (uint64_t)w->oldest_ms);
+    put_le32(to + 17, w->first);
+    put_le32(to + 21, w->count);
+    put_le32(to + 25, w->front);
     memcpy(to + HEAD_BYTES, running, r->size);
 }
 
@@ -104,7 +114,7 @@ struct folding {
     struct buf bytes; /* the same: a ring that is laid down anew */
     struct buf turned;
     /* the key at hand */
-    uint64_t hash, head;
+    uint64_t hash;
     struct levee_slice key;
     const struct rt_key *came; /* NULL: nothing */
     struct rt_entry *entry;
@@ -120,8 +130,10 @@ struct folding {
 
 static int64_t part_time(const struct folding *f, uint32_t i)
 {
-    return i < f->ring.count ? (int64_t)get_le64(slot_of(&f->ring, &f->d->reducer, i))
-                             : f->c->out->header->time_ms;
+    if (i == f->ring.count) {
+        return f->c->out->header->time_ms; /* of `fresh` */
+    }
+    return i == 0 ? f->ring.oldest_ms : (int64_t)get_le64(slot_of(&f->ring, &f->d->reducer, i));
 }
 
 /* Accumulators want to be aligned; those in a ring are copied out. */
@@ -177,6 +189,9 @@ static uint32_t first_new(const struct folding *f, uint32_t from)
 {
     uint32_t i = f->parts;
 
+    if (!f->ring.has_new) {
+        return f->ring.count;
+    }
     while (i > from && part_time(f, i - 1) > f->ring.upto_ms) {
         i--;
     }
@@ -353,6 +368,8 @@ static struct ring made_ring(const struct folding *f, uint32_t cap, uint32_t fir
                          .front = f->front,
                          .has_running = f->has_running,
                          .was_shown = f->shown,
+                         .has_new = !f->due && (f->ring.has_new || f->came),
+                         .oldest_ms = f->gone < f->parts ? part_time(f, f->gone) : 0,
                          .upto_ms = f->due ? f->c->out->header->time_ms : f->ring.upto_ms};
 }
 
@@ -432,13 +449,11 @@ static bool lay_down(struct folding *f)
     return lay_anew(f, cap);
 }
 
-/* The key of an entry is copied: what is emitted must outlive it. */
+/* The key at hand. It is a copy of its entry's: what is emitted must outlive that. */
 static int fold_key(struct folding *f)
 {
     struct levee_record input = {.key = f->key};
     bool skipped;
-
-    f->entry = rt_table_find(f->table, f->hash, f->key, f->head);
     int code = rt_call_guarded(f->c, f->c->index++, &input, try_key, f, &skipped);
     if (code == LEVEE_OK && !skipped && !lay_down(f)) {
         code = rt_call_nomem(f->c);
@@ -461,10 +476,36 @@ static int fold_untouched(struct folding *f)
     for (size_t i = 0; list && i < n && code == LEVEE_OK; i++) {
         f->hash = list[i].hash;
         f->key = f->g->to_one ? slice_of(NULL, 0) : list[i].key;
-        f->head = rt_key_head(f->key);
+        f->entry = rt_table_find(f->table, f->hash, f->key, rt_key_head(f->key));
+        if (i + AHEAD < n) {
+            __builtin_prefetch(rt_entry_value(list[i + AHEAD].entry).data);
+        }
         code = fold_key(f);
     }
     return code;
+}
+
+/* A key's head and the two ends of its ring are three misses of the cache in a long window. They
+ * are asked for while keys before it are folded: first the head, then the ends that it names. */
+static void look_ahead(const struct folding *f, size_t i, bool ends)
+{
+    if (i >= f->g->keys.count || f->g->to_one) {
+        return;
+    }
+    const struct rt_key *k = &f->g->keys.items[i];
+    const struct rt_entry *e =
+        rt_table_find(f->table, hash_key(k->key.data, k->key.len), k->key, rt_key_head(k->key));
+    if (!e || !e->present) {
+        return;
+    }
+    struct levee_slice stored = rt_entry_value(e);
+    if (!ends) {
+        __builtin_prefetch(stored.data);
+        return;
+    }
+    struct ring w = ring_open(&f->d->reducer, stored, f->acc);
+    __builtin_prefetch(slot_of(&w, &f->d->reducer, 0));
+    __builtin_prefetch(slot_of(&w, &f->d->reducer, w.count));
 }
 
 static bool scratch(struct folding *f)
@@ -489,10 +530,12 @@ static int fold_keys(struct folding *f)
     for (size_t i = 0; i < g->keys.count && code == LEVEE_OK; i++) {
         const struct rt_key *k = &g->keys.items[i];
         f->key = k->key;
-        f->head = rt_key_head(k->key);
-        f->hash =
-            hash_key(k->key.data, k->key.len); /* k->hash is another one where all go to one */
+        /* k->hash is another one where all go to one. */
+        f->hash = hash_key(k->key.data, k->key.len);
+        f->entry = rt_table_find(f->table, f->hash, f->key, rt_key_head(k->key));
         f->came = k;
+        look_ahead(f, i + AHEAD, false);
+        look_ahead(f, i + AHEAD / 2, true);
         code = fold_key(f);
     }
     /* The one key of to_one has another hash among the touched than in the table. */

@@ -258,6 +258,21 @@ static void feed_batch(struct bed *const beds[], size_t n, struct model *m, uint
     }
 }
 
+/* Nobody is kept who is neither inside nor shown. */
+static uint64_t keys_left(const struct model *m, uint32_t now)
+{
+    uint64_t n = 0;
+
+    for (uint32_t k = 0; k < KEYS; k++) {
+        bool inside = false;
+        for (uint32_t b = 0; b < m->shape.length && b < now; b++) {
+            inside = inside || m->counts[now - b][k];
+        }
+        n += inside || m->shown[k];
+    }
+    return n;
+}
+
 /* One bed lives on; another one dies after some batches, or after each; a third has other workers.
  * Calls fail now and then, anywhere, and are tried again. */
 START_TEST(random_windows_are_the_models)
@@ -281,6 +296,11 @@ START_TEST(random_windows_are_the_models)
         same(beds[0], &m, _i);
         for (size_t i = 0; i < ARRAY_LEN(beds); i++) {
             bed_end_batch(beds[i]);
+        }
+        if (batch % s.slide == 0) {
+            uint64_t keys, bytes;
+            rt_engine_state_size(beds[0]->engine, &keys, &bytes);
+            ck_assert_uint_eq(keys, keys_left(&m, batch));
         }
         if (_i % 5 == 0 || rng_next(&rng) % 8 == 0) {
             bed_copy_delta(beds[0], NULL);
@@ -381,6 +401,31 @@ START_TEST(only_what_changed_is_dirty)
 }
 END_TEST
 
+/* A key that came often and comes rarely gives its room back. */
+START_TEST(a_ring_gives_its_room_back)
+{
+    struct shape s = {.length = 64, .slide = 1, .inverse = _i};
+    struct bed *b = bed_windowed(&s, 1, 8);
+    uint64_t keys, few = 0, many = 0, bytes = 0;
+
+    for (uint32_t batch = 1; batch <= 200; batch++) {
+        if (batch <= 64 || batch % 32 == 0) {
+            feed(b, 0, 0, batch);
+        }
+        MUST(bed_run(b) == LEVEE_OK);
+        bed_end_batch(b);
+        bed_copy_delta(b, NULL);
+        rt_engine_state_size(b->engine, &keys, &bytes);
+        few = batch == 1 ? bytes : few;
+        many = batch == 64 ? bytes : many;
+    }
+    ck_assert_uint_ge(many, few + (uint64_t)63 * 16);
+    ck_assert_uint_le(bytes, few + (uint64_t)8 * 24 + 64); /* at most 8 slots, in steps of 64 */
+    bed_release(b);
+    free(b);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rt_window_reduce");
@@ -390,6 +435,7 @@ int main(void)
     tcase_add_loop_test(t, random_windows_are_the_models, 0, 90);
     tcase_add_loop_test(t, a_slide_costs_what_changes_not_what_is_in_the_window, 0, 2);
     tcase_add_loop_test(t, only_what_changed_is_dirty, 0, 2);
+    tcase_add_loop_test(t, a_ring_gives_its_room_back, 0, 2);
     suite_add_tcase(s, t);
     return suite_main(s);
 }
