@@ -4,8 +4,8 @@
  * never what is in the window, and the ring is changed where it lies in the table.
  *
  *   inverse   `running` is the result: minus what left, plus what came. A key stays, with whatever
- *             the inverse left of it, until a filter drops it; then it is there again as long as
- *             there are parts. Where there is no running result (a key is new, or its window was
+ *             the inverse left of it, until a filter drops it; from then on as long as it has
+ *             parts. Where there is no running result (a key is new, or its window was
  *             empty) it is made from the ring, so that a slide longer than the window is right.
  *   without   two stacks, as in "General incremental sliding-window aggregation" (Tangwongsan,
  *             Hirzel, Schneider et al., VLDB 2015). Of the oldest `front` parts each holds itself
@@ -36,8 +36,9 @@
 
 /* ---- a key's state as bytes: flags, upto, oldest, first, count, front, running, slots ---- */
 
-/* For a key to which nothing happens, and that is most of them, no slot is read: in a long window
- * each would be a miss of the cache. Hence `oldest`, and the flag for parts that are new. */
+/* A key to which nothing happens, and that is most of them, is done from its head, but for the
+ * oldest part where that is half of the result: in a long window every slot is a miss of the cache.
+ * Hence `oldest`, and the flag for parts that are new. */
 
 #define AHEAD       8u /* keys */
 #define HAS_RUNNING 1u
@@ -47,7 +48,7 @@
 
 struct ring {
     const uint8_t *slots;       /* (time, accumulator)*, in the table */
-    uint32_t cap, first, count; /* of slots; the oldest part is in slot `first` */
+    uint32_t cap, first, count; /* of slots, a power of two; the oldest part is in slot `first` */
     uint32_t front;             /* of the oldest parts: they hold what is behind them, too */
     bool has_running, was_shown, has_new;
     int64_t upto_ms;   /* batches up to this time are in running, or in the front */
@@ -61,7 +62,7 @@ static size_t slot_bytes(const struct levee_reducer *r)
 
 static const uint8_t *slot_of(const struct ring *w, const struct levee_reducer *r, uint32_t i)
 {
-    return w->slots + ((size_t)w->first + i) % w->cap * slot_bytes(r);
+    return w->slots + (size_t)((w->first + i) & (w->cap - 1)) * slot_bytes(r);
 }
 
 /* Reads what is stored; `running` is copied, for it must be aligned and is changed by the call. */
@@ -392,9 +393,9 @@ static bool change(struct folding *f)
         return false;
     }
     uint8_t *to = rt_entry_bytes(f->entry), *slots = to + HEAD_BYTES + r->size;
-    struct ring now = made_ring(f, f->ring.cap, (f->ring.first + f->gone) % f->ring.cap);
+    struct ring now = made_ring(f, f->ring.cap, (f->ring.first + f->gone) & (f->ring.cap - 1));
     for (uint32_t i = f->turns ? f->gone : f->ring.count; i < f->parts; i++) {
-        size_t at = ((size_t)f->ring.first + i) % f->ring.cap * slot_bytes(r);
+        size_t at = (size_t)((f->ring.first + i) & (f->ring.cap - 1)) * slot_bytes(r);
         if (i < f->ring.count) {
             memcpy(slots + at + 8, turned_part(f, i), r->size);
         } else {
