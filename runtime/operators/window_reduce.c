@@ -40,7 +40,7 @@
  * oldest part where that is half of the result: in a long window every slot is a miss of the cache.
  * Hence `oldest`, and the flag for parts that are new. */
 
-#define AHEAD       8u /* keys */
+#define AHEAD       24u /* keys */
 #define HAS_RUNNING 1u
 #define WAS_SHOWN   2u /* with inverse: the filter kept the last result */
 #define HAS_NEW     4u /* parts came since the last slide */
@@ -464,6 +464,36 @@ static int fold_key(struct folding *f)
 
 /* ---- all keys ---- */
 
+/* A key's head and the two ends of its ring are three misses of the cache in a long window. They
+ * are asked for while keys before it are folded: first the head, then the ends that it names. */
+static void ask_for_head(const struct rt_entry *e)
+{
+    if (e && e->present) {
+        __builtin_prefetch(rt_entry_value(e).data);
+    }
+}
+
+static void ask_for_ends(const struct folding *f, const struct rt_entry *e, bool newest)
+{
+    if (!e || !e->present) {
+        return;
+    }
+    struct ring w = ring_open(&f->d->reducer, rt_entry_value(e), f->acc);
+    __builtin_prefetch(slot_of(&w, &f->d->reducer, 0));
+    if (newest) {
+        __builtin_prefetch(slot_of(&w, &f->d->reducer, w.count));
+    }
+}
+
+static const struct rt_entry *entry_ahead(const struct folding *f, size_t i)
+{
+    if (i >= f->g->keys.count || f->g->to_one) {
+        return NULL;
+    }
+    struct levee_slice key = f->g->keys.items[i].key;
+    return rt_table_find(f->table, hash_key(key.data, key.len), key, rt_key_head(key));
+}
+
 static int fold_untouched(struct folding *f)
 {
     /* Where all go to one, the absent key's state lies in its own group, like any key's. */
@@ -478,35 +508,13 @@ static int fold_untouched(struct folding *f)
         f->hash = list[i].hash;
         f->key = f->g->to_one ? slice_of(NULL, 0) : list[i].key;
         f->entry = rt_table_find(f->table, f->hash, f->key, rt_key_head(f->key));
-        if (i + AHEAD < n) {
-            __builtin_prefetch(rt_entry_value(list[i + AHEAD].entry).data);
+        ask_for_head(i + AHEAD < n ? list[i + AHEAD].entry : NULL);
+        if (!f->d->inverse) { /* whose result needs the oldest part */
+            ask_for_ends(f, i + AHEAD / 2 < n ? list[i + AHEAD / 2].entry : NULL, false);
         }
         code = fold_key(f);
     }
     return code;
-}
-
-/* A key's head and the two ends of its ring are three misses of the cache in a long window. They
- * are asked for while keys before it are folded: first the head, then the ends that it names. */
-static void look_ahead(const struct folding *f, size_t i, bool ends)
-{
-    if (i >= f->g->keys.count || f->g->to_one) {
-        return;
-    }
-    const struct rt_key *k = &f->g->keys.items[i];
-    const struct rt_entry *e =
-        rt_table_find(f->table, hash_key(k->key.data, k->key.len), k->key, rt_key_head(k->key));
-    if (!e || !e->present) {
-        return;
-    }
-    struct levee_slice stored = rt_entry_value(e);
-    if (!ends) {
-        __builtin_prefetch(stored.data);
-        return;
-    }
-    struct ring w = ring_open(&f->d->reducer, stored, f->acc);
-    __builtin_prefetch(slot_of(&w, &f->d->reducer, 0));
-    __builtin_prefetch(slot_of(&w, &f->d->reducer, w.count));
 }
 
 static bool scratch(struct folding *f)
@@ -535,8 +543,8 @@ static int fold_keys(struct folding *f)
         f->hash = hash_key(k->key.data, k->key.len);
         f->entry = rt_table_find(f->table, f->hash, f->key, rt_key_head(k->key));
         f->came = k;
-        look_ahead(f, i + AHEAD, false);
-        look_ahead(f, i + AHEAD / 2, true);
+        ask_for_head(entry_ahead(f, i + AHEAD));
+        ask_for_ends(f, entry_ahead(f, i + AHEAD / 2), true);
         code = fold_key(f);
     }
     /* The one key of to_one has another hash among the touched than in the table. */
