@@ -30,76 +30,9 @@
  * R2  Parts of the front are older than those behind it, and no part behind it was ever merged into
  *     another: only therefore can it still be turned.
  */
-#include "runtime/operators/window.h"
+#include "runtime/operators/window_ring.h"
 
-#include <stdlib.h>
-
-/* ---- a key's state as bytes: flags, upto, oldest, first, count, front, running, slots ---- */
-
-/* A key to which nothing happens, and that is most of them, is done from its head, but for the
- * oldest part where that is half of the result: in a long window every slot is a miss of the cache.
- * Hence `oldest`, and the flag for parts that are new. */
-
-#define AHEAD       24u /* keys */
-#define HAS_RUNNING 1u
-#define WAS_SHOWN   2u /* with inverse: the filter kept the last result */
-#define HAS_NEW     4u /* parts came since the last slide */
-#define HEAD_BYTES  29u
-
-struct ring {
-    const uint8_t *slots;       /* (time, accumulator)*, in the table */
-    uint32_t cap, first, count; /* of slots, a power of two; the oldest part is in slot `first` */
-    uint32_t front;             /* of the oldest parts: they hold what is behind them, too */
-    bool has_running, was_shown, has_new;
-    int64_t upto_ms;   /* batches up to this time are in running, or in the front */
-    int64_t oldest_ms; /* time of the oldest part */
-};
-
-static size_t slot_bytes(const struct levee_reducer *r)
-{
-    return 8 + r->size;
-}
-
-static const uint8_t *slot_of(const struct ring *w, const struct levee_reducer *r, uint32_t i)
-{
-    return w->slots + (size_t)((w->first + i) & (w->cap - 1)) * slot_bytes(r);
-}
-
-/* Reads what is stored; `running` is copied, for it must be aligned and is changed by the call. */
-static struct ring ring_open(const struct levee_reducer *r, struct levee_slice stored,
-                             void *ret_running)
-{
-    struct ring w = {.upto_ms = INT64_MIN};
-
-    if (stored.len) {
-        const uint8_t *p = stored.data;
-        w.has_running = p[0] & HAS_RUNNING;
-        w.was_shown = p[0] & WAS_SHOWN;
-        w.has_new = p[0] & HAS_NEW;
-        w.upto_ms = (int64_t)get_le64(p + 1);
-        w.oldest_ms = (int64_t)get_le64(p + 9);
-        w.first = get_le32(p + 17);
-        w.count = get_le32(p + 21);
-        w.front = get_le32(p + 25);
-        memcpy(ret_running, p + HEAD_BYTES, r->size);
-        w.slots = p + HEAD_BYTES + r->size;
-        w.cap = (uint32_t)((stored.len - HEAD_BYTES - r->size) / slot_bytes(r));
-    }
-    return w;
-}
-
-static void put_head(uint8_t *to, const struct levee_reducer *r, const struct ring *w,
-                     const void *running)
-{
-    to[0] = (uint8_t)((w->has_running ? HAS_RUNNING : 0) | (w->was_shown ? WAS_SHOWN : 0) |
-                      (w->has_new ? HAS_NEW : 0));
-    put_le64(to + 1, (uint64_t)w->upto_ms);
-    put_le64(to + 9, (uint64_t)w->oldest_ms);
-    put_le32(to + 17, w->first);
-    put_le32(to + 21, w->count);
-    put_le32(to + 25, w->front);
-    memcpy(to + HEAD_BYTES, running, r->size);
-}
+#define AHEAD 24u /* keys: how far what a fold will read is asked for */
 
 /* ---- one key ---- */
 
@@ -119,7 +52,7 @@ struct folding {
     struct levee_slice key;
     const struct rt_key *came; /* NULL: nothing */
     struct rt_entry *entry;
-    struct ring ring; /* as stored */
+    struct rt_ring ring; /* as stored */
     /* … and what the call makes of it */
     uint32_t parts; /* those stored and, if something came, `fresh` as the newest */
     uint32_t gone;  /* of the oldest parts */
@@ -134,7 +67,8 @@ static int64_t part_time(const struct folding *f, uint32_t i)
     if (i == f->ring.count) {
         return f->c->out->header->time_ms; /* of `fresh` */
     }
-    return i == 0 ? f->ring.oldest_ms : (int64_t)get_le64(slot_of(&f->ring, &f->d->reducer, i));
+    return i == 0 ? f->ring.oldest_ms
+                  : (int64_t)get_le64(rt_ring_slot(&f->ring, &f->d->reducer, i));
 }
 
 /* Accumulators want to be aligned; those in a ring are copied out. */
@@ -142,7 +76,8 @@ static const void *part(const struct folding *f, uint32_t i, void *aligned)
 {
     const struct levee_reducer *r = &f->d->reducer;
 
-    return memcpy(aligned, i < f->ring.count ? slot_of(&f->ring, r, i) + 8 : f->fresh, r->size);
+    return memcpy(aligned, i < f->ring.count ? rt_ring_slot(&f->ring, r, i) + 8 : f->fresh,
+                  r->size);
 }
 
 static uint8_t *turned_part(const struct folding *f, uint32_t i)
@@ -342,7 +277,7 @@ static int try_key(void *arg)
     int rc = 0;
 
     f->c->out->time_ms = 0;
-    f->ring = ring_open(&f->d->reducer, stored, f->running);
+    f->ring = rt_ring_open(&f->d->reducer, stored, f->running);
     f->parts = f->ring.count;
     f->gone = 0;
     f->front = f->ring.front;
@@ -361,17 +296,17 @@ static int try_key(void *arg)
 /* ---- laying down ---- */
 
 /* The ring as the call leaves it, in slots that begin at `first` of `cap`. */
-static struct ring made_ring(const struct folding *f, uint32_t cap, uint32_t first)
+static struct rt_ring made_ring(const struct folding *f, uint32_t cap, uint32_t first)
 {
-    return (struct ring){.cap = cap,
-                         .first = first,
-                         .count = f->parts - f->gone,
-                         .front = f->front,
-                         .has_running = f->has_running,
-                         .was_shown = f->shown,
-                         .has_new = !f->due && (f->ring.has_new || f->came),
-                         .oldest_ms = f->gone < f->parts ? part_time(f, f->gone) : 0,
-                         .upto_ms = f->due ? f->c->out->header->time_ms : f->ring.upto_ms};
+    return (struct rt_ring){.cap = cap,
+                            .first = first,
+                            .count = f->parts - f->gone,
+                            .front = f->front,
+                            .has_running = f->has_running,
+                            .was_shown = f->shown,
+                            .has_new = !f->due && (f->ring.has_new || f->came),
+                            .oldest_ms = f->gone < f->parts ? part_time(f, f->gone) : 0,
+                            .upto_ms = f->due ? f->c->out->header->time_ms : f->ring.upto_ms};
 }
 
 static void put_part(const struct folding *f, uint32_t i, uint8_t *slot)
@@ -392,17 +327,17 @@ static bool change(struct folding *f)
     if (!rt_table_touch(f->table, f->hash, f->entry, f->c->out->header->time_ms)) {
         return false;
     }
-    uint8_t *to = rt_entry_bytes(f->entry), *slots = to + HEAD_BYTES + r->size;
-    struct ring now = made_ring(f, f->ring.cap, (f->ring.first + f->gone) & (f->ring.cap - 1));
+    uint8_t *to = rt_entry_bytes(f->entry), *slots = to + RT_RING_HEAD + r->size;
+    struct rt_ring now = made_ring(f, f->ring.cap, (f->ring.first + f->gone) & (f->ring.cap - 1));
     for (uint32_t i = f->turns ? f->gone : f->ring.count; i < f->parts; i++) {
-        size_t at = (size_t)((f->ring.first + i) & (f->ring.cap - 1)) * slot_bytes(r);
+        size_t at = (size_t)((f->ring.first + i) & (f->ring.cap - 1)) * rt_ring_slot_bytes(r);
         if (i < f->ring.count) {
             memcpy(slots + at + 8, turned_part(f, i), r->size);
         } else {
             put_part(f, i, slots + at);
         }
     }
-    put_head(to, r, &now, f->running);
+    rt_ring_put_head(to, r, &now, f->running);
     return true;
 }
 
@@ -411,8 +346,8 @@ static bool lay_anew(struct folding *f, uint32_t cap)
 {
     const struct levee_reducer *r = &f->d->reducer;
     int64_t time = f->c->out->header->time_ms;
-    struct ring now = made_ring(f, cap, 0);
-    size_t n = HEAD_BYTES + r->size + cap * slot_bytes(r);
+    struct rt_ring now = made_ring(f, cap, 0);
+    size_t n = RT_RING_HEAD + r->size + cap * rt_ring_slot_bytes(r);
 
     buf_clear(&f->bytes);
     if (!buf_reserve(&f->bytes, n)) {
@@ -420,9 +355,9 @@ static bool lay_anew(struct folding *f, uint32_t cap)
     }
     uint8_t *to = f->bytes.data;
     memset(to, 0, n);
-    put_head(to, r, &now, f->running);
+    rt_ring_put_head(to, r, &now, f->running);
     for (uint32_t i = f->gone; i < f->parts; i++) {
-        put_part(f, i, to + HEAD_BYTES + r->size + (i - f->gone) * slot_bytes(r));
+        put_part(f, i, to + RT_RING_HEAD + r->size + (i - f->gone) * rt_ring_slot_bytes(r));
     }
     struct levee_slice bytes = slice_of(to, n);
     return f->entry ? rt_table_put(f->table, f->hash, f->entry, bytes, time)
@@ -478,10 +413,10 @@ static void ask_for_ends(const struct folding *f, const struct rt_entry *e, bool
     if (!e || !e->present) {
         return;
     }
-    struct ring w = ring_open(&f->d->reducer, rt_entry_value(e), f->acc);
-    __builtin_prefetch(slot_of(&w, &f->d->reducer, 0));
+    struct rt_ring w = rt_ring_open(&f->d->reducer, rt_entry_value(e), f->acc);
+    __builtin_prefetch(rt_ring_slot(&w, &f->d->reducer, 0));
     if (newest) {
-        __builtin_prefetch(slot_of(&w, &f->d->reducer, w.count));
+        __builtin_prefetch(rt_ring_slot(&w, &f->d->reducer, w.count));
     }
 }
 
