@@ -203,6 +203,7 @@ static int files_token(void *self, enum levee_token_state *ret_state, struct lev
         *ret_state = LEVEE_TOKEN_FOUND;
         *ret = f->last;
         ret->batch--;
+        ret->digest = 0; /* which that one had is not remembered */
     } else {
         *ret_state = LEVEE_TOKEN_NEVER;
     }

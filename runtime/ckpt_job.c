@@ -65,7 +65,7 @@ static void encode_tables(levee_context *ctx, struct buf *b)
             buf_slice(b, slice_str(n->uid));
             buf_u32(b, n->state_version);
             buf_u32(b, RT_KEY_GROUPS);
-            buf_u8(b, 1); /* codec of entries and slices */
+            buf_u8(b, rt_table_codec(n));
             buf_u8(b, 1); /* hash: XXH3-64 */
         }
     }

@@ -78,6 +78,19 @@ static int load_source(levee_context *ctx, const char *uid, struct levee_slice v
     return LEVEE_OK; /* its removal was accepted when the graphs were compared */
 }
 
+/* 0: no operator reads it any more. */
+static uint8_t codec_of(const levee_context *ctx, uint32_t table)
+{
+    const struct rt_graph *g = ctx->graph;
+
+    for (size_t i = 0; i < g->count; i++) {
+        if (g->nodes[i]->kind == RT_KEYED && g->nodes[i]->table == table) {
+            return rt_table_codec(g->nodes[i]);
+        }
+    }
+    return 0;
+}
+
 static int load_tables(struct loading *l, struct levee_slice value, struct levee_error *err)
 {
     struct cursor c = cursor_of(value);
@@ -91,11 +104,12 @@ static int load_tables(struct loading *l, struct levee_slice value, struct levee
         if (c.bad) {
             break;
         }
-        if (groups != RT_KEY_GROUPS || codec != 1 || hash != 1) {
+        uint8_t want = codec_of(l->ctx, table);
+        if (groups != RT_KEY_GROUPS || (want && codec != want) || hash != 1) {
             err_set(err, LEVEE_EDIR_NEWER,
                     "table %.*s is stored in a format this build does not read", (int)uid.len,
                     (const char *)uid.data);
-            err_expected(err, "%u key groups, codec 1, hash 1", RT_KEY_GROUPS);
+            err_expected(err, "%u key groups, codec %u, hash 1", RT_KEY_GROUPS, want ? want : 1);
             err_found(err, "%u key groups, codec %u, hash %u", groups, codec, hash);
             return LEVEE_EDIR_NEWER;
         }

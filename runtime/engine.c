@@ -338,6 +338,11 @@ void rt_engine_close(struct rt_engine *e)
 
 /* ---- state ---- */
 
+uint8_t rt_table_codec(const levee_stream *n)
+{
+    return n->op && n->op->codec ? n->op->codec : 1;
+}
+
 static int by_table(const void *a, const void *b)
 {
     const struct ckpt_slices *x = a, *y = b;

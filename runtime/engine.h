@@ -204,6 +204,8 @@ void rt_engine_free_slices(struct ckpt_slices *slices, size_t count);
 /* Order-independent digest of the whole state, kept up to date by gather and load (verify_state:
  * recomputed). */
 uint64_t rt_engine_state_digest(const struct rt_engine *e);
+/* The layout of a stateful node's entries, stored with its table (4d.10). */
+uint8_t rt_table_codec(const levee_stream *n);
 /* One entry of a stored table; unknown tables are an error (NOTFOUND) the caller knows to ignore
  * for dropped ones. */
 int rt_engine_load(struct rt_engine *e, uint32_t table, const struct ckpt_entry *entry,

@@ -169,6 +169,7 @@ struct rt_groups {
 
 struct rt_operator {
     const char *name;
+    uint8_t codec; /* of its table's entries, where they are not what the user gave; 0: 1 */
     /* Narrow: n <= RT_VECTOR records of one partition, `index` of the first in the node's input of
      * that partition and batch. Emits to c->out. */
     int (*narrow)(struct rt_call *c, const struct levee_record *in, size_t n, uint64_t index);

@@ -114,6 +114,50 @@ static uint64_t epoch_max(const levee_context *ctx)
     return now > ctx->facts.wal.epoch_max ? now : ctx->facts.wal.epoch_max;
 }
 
+/* What this directory gave, or is giving, the sink as batch b; 0: nothing, or it is not known. */
+static uint64_t our_digest(const struct rt_sink *s, uint64_t batch)
+{
+    const levee_context *ctx = s->ctx;
+
+    for (struct link *l = ctx->committing.head; l; l = l->next) {
+        const struct rt_batch *b = CONTAINER_OF(l, struct rt_batch, link);
+        if (b->header.id == batch) {
+            return b->compute.digests[s->ordinal];
+        }
+    }
+    for (struct link *l = ctx->logged.head; l; l = l->next) {
+        const struct rt_logged_batch *b = CONTAINER_OF(l, struct rt_logged_batch, link);
+        for (size_t i = 0; b->header.id == batch && i < b->sink_count; i++) {
+            if (b->sinks[i].table == s->table) {
+                return b->sinks[i].digest;
+            }
+        }
+    }
+    return 0;
+}
+
+/* A token of ours can name a batch that is not ours: of a copy of this directory that went its own
+ * way, under the same epoch if both were started at the same time. To take its batch for ours would
+ * lose ours. A batch in part is not compared: what was refused since has changed its digest. */
+static int other_batch(const struct rt_sink *s, struct levee_error *err)
+{
+    uint64_t ours = 0;
+
+    if (s->reachable && s->token_state == LEVEE_TOKEN_FOUND && s->token.digest &&
+        !s->token.records) {
+        ours = our_digest(s, s->token.batch);
+    }
+    if (!ours || ours == s->token.digest) {
+        return LEVEE_OK;
+    }
+    err_set(err, LEVEE_ESINK_AHEAD, "sink %s holds another batch %llu than this directory",
+            s->node->uid, (unsigned long long)s->token.batch);
+    err_expected(err, "digest %016llx", (unsigned long long)ours);
+    err_found(err, "%016llx, epoch %llu", (unsigned long long)s->token.digest,
+              (unsigned long long)s->token.epoch);
+    return LEVEE_ESINK_AHEAD;
+}
+
 int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
 {
     static const enum rec_token states[] = {
@@ -135,9 +179,10 @@ int rt_sink_judge(struct rt_sink *s, struct levee_error *err)
         .epoch_max = epoch_max(s->ctx),
     };
     struct rec_sink_verdict v = rec_judge_sink(&f);
+    int code = v.code ? rec_sink_error(&f, &v, err) : other_batch(s, err);
 
-    if (v.code) {
-        return rec_sink_error(&f, &v, err);
+    if (code) {
+        return code;
     }
     if (v.which != REC_SINK_WAIT) {
         s->judged = true;

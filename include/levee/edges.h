@@ -20,7 +20,7 @@ struct levee_token {
     uint64_t epoch; /* of the life that writes; rises with every start */
     uint64_t batch;
     int64_t time_ms;
-    uint64_t digest;  /* of this sink's output in this batch */
+    uint64_t digest;  /* of this sink's output in this batch; 0: not remembered */
     uint64_t records; /* a batch in parts: so many of its records are there; 0: all of them */
 };
 /* Runs fn once per batch on the driver thread with the batch's data set. On recovery it is called

@@ -506,6 +506,7 @@ static const struct levee_reducer *combine(const levee_stream *node)
 }
 
 static const struct rt_operator by_key_operator = {.name = "reduce_by_key_and_window",
+                                                   .codec = WINDOW_RING_CODEC,
                                                    .combine = combine,
                                                    .fold = fold,
                                                    .keeps = true,
@@ -513,6 +514,7 @@ static const struct rt_operator by_key_operator = {.name = "reduce_by_key_and_wi
                                                    .free_data = rt_free_data,
                                                    .stateful = true};
 static const struct rt_operator to_one_operator = {.name = "reduce_by_window",
+                                                   .codec = WINDOW_RING_CODEC,
                                                    .to_one = true,
                                                    .combine = combine,
                                                    .fold = fold,

@@ -12,6 +12,8 @@
 
 #include "runtime/operators/window.h"
 
+#define WINDOW_RING_CODEC 2 /* 1 had no stacks and was not circular */
+
 /* ---- a key's state as bytes: flags, upto, oldest, first, count, front, running, slots ---- */
 
 #define RT_RING_RUNNING 1u

@@ -15,7 +15,8 @@
 
 /* A transactional sink in memory that outlives its context. */
 struct place {
-    uint64_t token_batch, token_epoch;
+    uint64_t token_batch, token_epoch, token_digest;
+    bool rival; /* at the next settle another process has written the batch, with another output */
     int64_t values[PLACE_MAX]; /* committed */
     size_t count;
     int64_t staged[PLACE_MAX];
@@ -42,7 +43,8 @@ static int place_token(void *self, enum levee_token_state *ret_state, struct lev
 
     (void)err;
     *ret_state = p->token_batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = (struct levee_token){.batch = p->token_batch, .epoch = p->token_epoch};
+    *ret = (struct levee_token){
+        .batch = p->token_batch, .epoch = p->token_epoch, .digest = p->token_digest};
     return LEVEE_OK;
 }
 
@@ -50,9 +52,13 @@ static int place_settle(void *self, const struct levee_token *now, struct levee_
 {
     struct place *p = self;
 
-    (void)now;
     (void)err;
     p->settles++;
+    if (p->rival && p->begins) {
+        p->token_batch = p->now.batch;
+        p->token_epoch = now->epoch;
+        p->token_digest = p->now.digest + 1;
+    }
     p->settled = true;
     return LEVEE_OK;
 }
@@ -109,6 +115,7 @@ static int place_commit(void *self, struct levee_error *err)
     }
     p->token_batch = p->now.batch;
     p->token_epoch = p->now.epoch;
+    p->token_digest = p->now.digest;
     p->commits++;
     return LEVEE_OK;
 }
@@ -463,6 +470,26 @@ START_TEST(f106_a_failed_write_is_settled_before_the_next_begin)
 }
 END_TEST
 
+/* f106: two processes on copies of one directory, started at the same time, have the same epoch.
+ * The batch that the other one has written under our batch's number is not taken for ours. */
+START_TEST(f106_another_process_batch_of_the_same_number_is_not_taken_for_ours)
+{
+    struct job j = job_new();
+    struct levee_error err = {0};
+
+    j.place.fail_writes = 1;
+    j.place.rival = true;
+    start(&j);
+    push(&j, 1, 5);
+    levee_sim_run_ms(j.sim, 500);
+    ck_assert_int_eq(levee_await(j.ctx, &err), LEVEE_ESINK_AHEAD);
+    ck_assert_ptr_nonnull(strstr(err.what, "another batch 1"));
+    ck_assert_ptr_nonnull(strstr(err.expected, "digest"));
+    ck_assert_uint_eq(j.place.commits, 0);
+    end(&j);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("dead letters");
@@ -477,6 +504,7 @@ int main(void)
     tcase_add_test(c, only_sinks_take_dead_letters);
     tcase_add_test(c, the_store_is_read_when_nothing_runs);
     tcase_add_test(c, f106_a_failed_write_is_settled_before_the_next_begin);
+    tcase_add_test(c, f106_another_process_batch_of_the_same_number_is_not_taken_for_ours);
     suite_add_tcase(s, c);
     return suite_main(s);
 }
