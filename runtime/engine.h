@@ -124,7 +124,7 @@ struct rt_decision {
 /* Sets node_uid_hash and uid. half: 0, or 1 for the second function of a node that has two. */
 void rt_decision_name(struct rt_decision *d, const levee_stream *node, uint32_t half);
 uint32_t rt_node_hash(const levee_stream *node, uint32_t half);
-int rt_decision_order(const struct rt_decision *a, const struct rt_decision *b);
+int rt_decision_order(const struct rt_decision *x, const struct rt_decision *y);
 struct rt_input {
     struct rt_block *const
         *blocks; /* in LSN order; partition p of the source = its blocks with ->partition == p */

@@ -171,7 +171,7 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
     n = add_number(args, n, "--refresh", life->refresh_ms, refresh);
     n = add_number(args, n, "--timeout", life->timeout_ms, timeout);
     n = add_number(args, n, "--ahead", life->ahead, ahead);
-    n = add_number(args, n, "--part", t->part_bytes, part);
+    (void)add_number(args, n, "--part", t->part_bytes, part);
     __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);

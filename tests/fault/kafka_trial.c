@@ -168,7 +168,9 @@ static bool judge_key(struct trial *t, const struct series *all, unsigned key,
 
 static bool judge_counts(struct trial *t, struct series *all)
 {
-    qsort(all->items, all->count, sizeof *all->items, by_total);
+    if (all->count) {
+        qsort(all->items, all->count, sizeof *all->items, by_total);
+    }
     for (size_t i = 1; i < all->count; i++) {
         if (all->items[i].total == all->items[i - 1].total) {
             (void)snprintf(t->why, sizeof t->why, "the count %" PRId64 " is there twice",

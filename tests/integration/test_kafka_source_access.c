@@ -16,9 +16,9 @@ static struct rig_expected expected;
 static const char *const secured[] = {
     "listener.security.protocol.map=CLIENT:SASL_PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "sasl.enabled.mechanisms=PLAIN",
-    "listener.name.client.plain.sasl.jaas.config="
-    "org.apache.kafka.common.security.plain.PlainLoginModule required "
-    "user_admin=\"all\" user_reader=\"none\";",
+    ("listener.name.client.plain.sasl.jaas.config="
+     "org.apache.kafka.common.security.plain.PlainLoginModule required "
+     "user_admin=\"all\" user_reader=\"none\";"),
     "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "super.users=User:admin;User:ANONYMOUS", /* the nodes themselves have no names */
     "auto.create.topics.enable=true",

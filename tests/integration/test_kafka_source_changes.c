@@ -321,7 +321,11 @@ START_TEST(f89_a_compacted_topic_has_holes_and_tombstones)
         rig.levee.stop_at_end = true;
         rig_up(&rig);
         ck_assert_int_eq(rig_end(&rig, &err), LEVEE_OK);
-    } while (records_in("compacted") != n && (rig_down(&rig), true));
+        if (records_in("compacted") == n) {
+            break;
+        }
+        rig_down(&rig);
+    } while (true);
     rig_must_hold(&rig, &expected);
     rig_down(&rig);
     /* Now the record at our position goes: absent, which is legitimate here. */

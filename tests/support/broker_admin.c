@@ -64,7 +64,7 @@ enum broker_code broker_topic_alter(struct broker *b, const char *topic,
                                     const char *const *properties)
 {
     rd_kafka_ConfigResource_t *wanted = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic);
-    struct session s;
+    struct session s = {0};
     enum broker_code code = begin(b, RD_KAFKA_ADMIN_OP_ALTERCONFIGS, &s);
 
     if (code == BROKER_OK) {
@@ -86,7 +86,7 @@ enum broker_code broker_deny(struct broker *b, rd_kafka_ResourceType_t type, con
                              rd_kafka_AclOperation_t operation)
 {
     char text[256];
-    struct session s;
+    struct session s = {0};
     enum broker_code code = begin(b, RD_KAFKA_ADMIN_OP_CREATEACLS, &s);
     rd_kafka_AclBinding_t *acl = rd_kafka_AclBinding_new(
         type, name, RD_KAFKA_RESOURCE_PATTERN_LITERAL, "User:ANONYMOUS", "*", operation,
@@ -104,7 +104,7 @@ enum broker_code broker_deny(struct broker *b, rd_kafka_ResourceType_t type, con
 enum broker_code broker_allow_all(struct broker *b)
 {
     char text[256];
-    struct session s;
+    struct session s = {0};
     enum broker_code code = begin(b, RD_KAFKA_ADMIN_OP_DELETEACLS, &s);
     rd_kafka_AclBindingFilter_t *all = rd_kafka_AclBindingFilter_new(
         RD_KAFKA_RESOURCE_ANY, NULL, RD_KAFKA_RESOURCE_PATTERN_ANY, NULL, NULL,
