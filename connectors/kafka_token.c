@@ -374,7 +374,7 @@ static int examine(struct scan *c, bool *ret_gone, struct levee_error *err)
 
 int ksink_still_there(struct kafka_sink *s, struct levee_error *err)
 {
-    enum levee_token_state state;
+    enum levee_token_state state = LEVEE_TOKEN_NEVER;
     struct levee_token t = {0};
     struct scan c = {.s = s};
     bool gone = false;

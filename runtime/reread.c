@@ -69,8 +69,11 @@ static int reread(struct levee_inlet *in, struct rt_block *b, struct levee_error
     struct filling f = {.block = rt_block_new(b->source, b->partition, b->flags, b->producer,
                                               (size_t)b->records_len)};
     struct levee_range range = {b->producer, b->partition, b->first_seq, b->last_seq, b->count};
-    int code = f.block ? in->ops->read(in->self, in, &range, fill, &f, err)
-                       : err_nomem(err, (size_t)b->records_len);
+
+    if (!f.block) {
+        return err_nomem(err, (size_t)b->records_len);
+    }
+    int code = in->ops->read(in->self, in, &range, fill, &f, err);
 
     if (code == LEVEE_OK || f.differs) {
         const struct rt_block *n = f.block;

@@ -146,7 +146,7 @@ static bool same_from(const struct series *s, size_t first, const int64_t *want)
 static bool judge_key(struct trial *t, const struct series *all, unsigned key,
                       const struct series *s)
 {
-    int64_t *want = malloc((all->count + 1) * sizeof *want);
+    int64_t *want = calloc(all->count + 1, sizeof *want);
     size_t n = expected_of(t, all, key, want), moves = 0;
     bool fine = n == s->count && same_from(s, 0, want);
 
