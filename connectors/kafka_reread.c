@@ -224,7 +224,10 @@ int kafka_read_again(void *self, levee_inlet *inlet, const struct levee_range *r
     if (code == LEVEE_OK) {
         code = find_tail(s, uid, range->producer, &t, err);
     }
-    if (code == LEVEE_OK && t->next != first) {
+    if (code || !t) {
+        return code;
+    }
+    if (t->next != first) {
         stop_tail(t);
         if (rd_kafka_consume_start(t->rkt, t->id, first)) {
             return refused(s, uid, t, first, rd_kafka_last_error(), err);
