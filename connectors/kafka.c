@@ -85,7 +85,6 @@ static int open_client(struct kafka_source *s, struct levee_error *err)
 {
     const char *uid = levee_inlet_uid(s->inlet);
     rd_kafka_conf_t *conf = NULL;
-    char text[256];
     int code = kafka_source_conf(&s->config, uid, &conf, err);
 
     if (code) {
@@ -93,11 +92,9 @@ static int open_client(struct kafka_source *s, struct levee_error *err)
     }
     rd_kafka_conf_set_opaque(conf, s);
     rd_kafka_conf_set_error_cb(conf, keep_error);
-    s->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (!s->rk) {
-        rd_kafka_conf_destroy(conf);
-        return err_set(err, LEVEE_EINVALID, "source %s: the Kafka client does not start: %s", uid,
-                       text);
+    if ((code = kafka_client_new(RD_KAFKA_CONSUMER, conf, &s->rk, err)) != LEVEE_OK) {
+        err_context(err, "source %s", uid);
+        return code;
     }
     (void)rd_kafka_poll_set_consumer(s->rk);
     kafka_flow_open(s);

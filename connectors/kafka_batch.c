@@ -94,8 +94,8 @@ static int refused(const struct kafka_sink *s, struct levee_error *err)
 /* A transaction has failed with `code`: because of a record? */
 static int blame(struct kafka_sink *s, int code, struct levee_error *err)
 {
-    if (s->producer && !s->suspect && s->refusal_count == 0) {
-        (void)rd_kafka_flush(s->producer, BLAME_MS); /* the reports tell */
+    if (s->active && !s->suspect && s->refusal_count == 0) {
+        (void)rd_kafka_flush(s->active->rk, BLAME_MS); /* the reports tell */
     }
     if (s->refusal_count) {
         return refused(s, err);
@@ -230,13 +230,13 @@ static rd_kafka_resp_err_t produce_once(struct kafka_sink *s, struct message *m,
     void *opaque = (void *)(uintptr_t)number;
 
     if (!m->headers && !m->time_ms) {
-        return rd_kafka_produce(s->rkt, m->partition, m->flags, value, m->value.len, key,
+        return rd_kafka_produce(s->active->rkt, m->partition, m->flags, value, m->value.len, key,
                                 m->key.len, opaque) == 0
                    ? RD_KAFKA_RESP_ERR_NO_ERROR
                    : rd_kafka_last_error();
     }
     rd_kafka_vu_t vus[] = {
-        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = s->rkt},
+        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = s->active->rkt},
         {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = m->partition},
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = m->flags},
         {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {value, m->value.len}},
@@ -246,7 +246,7 @@ static rd_kafka_resp_err_t produce_once(struct kafka_sink *s, struct message *m,
         {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = m->headers}, /* last: there may be none */
     };
     rd_kafka_error_t *e =
-        rd_kafka_produceva(s->producer, vus, ARRAY_LEN(vus) - (m->headers ? 0 : 1));
+        rd_kafka_produceva(s->active->rk, vus, ARRAY_LEN(vus) - (m->headers ? 0 : 1));
     rd_kafka_resp_err_t code = e ? rd_kafka_error_code(e) : RD_KAFKA_RESP_ERR_NO_ERROR;
     if (e) {
         rd_kafka_error_destroy(e);
@@ -266,7 +266,7 @@ static rd_kafka_resp_err_t produce_message(struct kafka_sink *s, struct message 
     }
     while ((code = produce_once(s, m, number)) == RD_KAFKA_RESP_ERR__QUEUE_FULL &&
            !s->delivery_error && s->io->ops->now_ns(s->io) < deadline) {
-        (void)rd_kafka_poll(s->producer, FULL_POLL_MS);
+        (void)rd_kafka_poll(s->active->rk, FULL_POLL_MS);
     }
     return code;
 }
@@ -321,7 +321,7 @@ int ksink_batch_begin(void *self, const struct levee_token *token, struct levee_
     s->skip = s->there.batch == token->batch ? s->there.records : 0;
     s->has_held = false;
     s->refusal_count = 0;
-    if (!s->producer || s->probing != s->producer_probes) {
+    if (!s->active || s->probing != s->producer_probes) {
         code = ksink_reopen(s, err);
     }
     return code ? code : ksink_begin(s, err);
@@ -375,7 +375,7 @@ int ksink_batch_write(void *self, size_t partition, const struct levee_record *r
         s->held_index = s->taken - 1;
         s->has_held = true;
     }
-    (void)rd_kafka_poll(s->producer, 0);
+    (void)rd_kafka_poll(s->active->rk, 0);
     return code ? blame(s, code, err) : LEVEE_OK;
 }
 

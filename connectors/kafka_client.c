@@ -122,6 +122,43 @@ bool kafka_destroy(struct io *io, rd_kafka_t *rk)
 
 /* ---- answers ---- */
 
+int kafka_client_new(rd_kafka_type_t type, rd_kafka_conf_t *conf, rd_kafka_t **ret,
+                     struct levee_error *err)
+{
+    char text[256];
+    rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof text);
+
+    if (!rk) {
+        rd_kafka_conf_destroy(conf);
+        return err_set(err, LEVEE_EINVALID, "the Kafka client does not start: %s", text);
+    }
+    *ret = rk;
+    return LEVEE_OK;
+}
+
+rd_kafka_resp_err_t kafka_ask_topic(rd_kafka_t *rk, const char *topic, int timeout_ms,
+                                    int32_t *ret_partitions)
+{
+    const struct rd_kafka_metadata *md = NULL;
+    rd_kafka_topic_t *rkt = rd_kafka_topic_new(rk, topic, NULL);
+    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR__INVALID_ARG;
+
+    if (rkt) {
+        code = rd_kafka_metadata(rk, 0, rkt, &md, timeout_ms);
+        rd_kafka_topic_destroy(rkt);
+    }
+    if (!code && md->topic_cnt == 1) {
+        code = md->topics[0].err;
+        *ret_partitions = md->topics[0].partition_cnt;
+    } else if (!code) {
+        code = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    }
+    if (md) {
+        rd_kafka_metadata_destroy(md);
+    }
+    return code;
+}
+
 int kafka_ask_longer(int timeout_ms, rd_kafka_resp_err_t code)
 {
     bool slow = code == RD_KAFKA_RESP_ERR__TIMED_OUT && timeout_ms < ASK_MAX_MS;

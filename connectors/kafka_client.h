@@ -30,6 +30,13 @@ void kafka_set_quiet(rd_kafka_conf_t *conf);
  * is used by it any more. Blocks; not from a lane. */
 bool kafka_destroy(struct io *io, rd_kafka_t *rk);
 
+/* A client; takes conf. INVALID with the client's reason. */
+int kafka_client_new(rd_kafka_type_t type, rd_kafka_conf_t *conf, rd_kafka_t **ret,
+                     struct levee_error *err);
+/* Asks for one topic; with no error *ret_partitions is how many it has. The client knows the topic
+ * afterwards: a producer's first record for it need not wait. */
+rd_kafka_resp_err_t kafka_ask_topic(rd_kafka_t *rk, const char *topic, int timeout_ms,
+                                    int32_t *ret_partitions);
 /* The next wait after an answer that did not come: longer for a connected broker that is slow, the
  * same for one that cannot be reached. */
 int kafka_ask_longer(int timeout_ms, rd_kafka_resp_err_t code);

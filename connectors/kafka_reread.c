@@ -32,7 +32,6 @@ struct kafka_tail { /* one partition */
 static int open_client(struct kafka_source *s, const char *uid, struct levee_error *err)
 {
     rd_kafka_conf_t *conf = NULL;
-    char text[256];
 
     if (s->again.rk) {
         return LEVEE_OK;
@@ -41,13 +40,10 @@ static int open_client(struct kafka_source *s, const char *uid, struct levee_err
     if (code) {
         return code;
     }
-    s->again.rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
-    if (!s->again.rk) {
-        rd_kafka_conf_destroy(conf);
-        return err_set(err, LEVEE_EINVALID, "source %s: the Kafka client does not start: %s", uid,
-                       text);
+    if ((code = kafka_client_new(RD_KAFKA_CONSUMER, conf, &s->again.rk, err)) != LEVEE_OK) {
+        err_context(err, "source %s", uid);
     }
-    return LEVEE_OK;
+    return code;
 }
 
 static void stop_tail(struct kafka_tail *t)

@@ -48,24 +48,6 @@ static int create_topic(struct kafka_sink *s, struct levee_error *err)
     return ksink_error(s, o, "creating it", text[0] ? text : rd_kafka_err2str(code), err);
 }
 
-static rd_kafka_resp_err_t ask_topic(struct kafka_sink *s)
-{
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_topic_t *rkt = rd_kafka_topic_new(s->reader, s->topic, NULL);
-    rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR__INVALID_ARG;
-
-    if (rkt) {
-        code = rd_kafka_metadata(s->reader, 0, rkt, &md, KSINK_ASK_MS);
-        rd_kafka_topic_destroy(rkt);
-    }
-    if (!code) {
-        code = md->topic_cnt == 1 ? md->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-        rd_kafka_metadata_destroy(md);
-    }
-    (void)rd_kafka_poll(s->reader, 0); /* runs the error callback */
-    return code;
-}
-
 static bool is_unknown(rd_kafka_resp_err_t code)
 {
     return code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
@@ -85,7 +67,9 @@ static int ksink_open(void *self, const struct levee_token *identity, struct lev
     if ((code = ksink_reader_open(s, err)) != LEVEE_OK) {
         return code;
     }
-    rd_kafka_resp_err_t rc = ask_topic(s);
+    rd_kafka_resp_err_t rc =
+        kafka_ask_topic(s->reader, s->topic, KSINK_ASK_MS, &s->partition_count);
+    (void)rd_kafka_poll(s->reader, 0); /* runs the error callback */
     if (is_unknown(rc) && s->create_partitions) {
         return create_topic(s, err);
     }
@@ -216,10 +200,10 @@ static int sink_refresh(void *self, struct levee_error *err)
 {
     struct kafka_sink *s = self;
     struct levee_token token = s->there;
-    int code = s->producer ? ksink_begin(s, err) : LEVEE_OK;
+    int code = s->active ? ksink_begin(s, err) : LEVEE_OK;
 
     token.epoch = s->identity.epoch;
-    if (s->producer && code == LEVEE_OK) {
+    if (s->active && code == LEVEE_OK) {
         code = ksink_commit(s, &token, err);
     }
     if (code) {

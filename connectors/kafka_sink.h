@@ -31,7 +31,7 @@ struct ksink_position { /* where the newest record with our header lies */
     uint64_t batch;
 };
 
-#define KSINK_PRODUCERS 2
+#define KSINK_PRODUCERS 2 /* ksink_begin takes them in turn */
 
 struct kafka_sink {
     struct io *io;
@@ -58,9 +58,7 @@ struct kafka_sink {
         rd_kafka_t *rk;
         rd_kafka_topic_t *rkt;
     } producers[KSINK_PRODUCERS];
-    unsigned turn;
-    rd_kafka_t *producer; /* the one in use; NULL: none is open */
-    rd_kafka_topic_t *rkt;
+    struct ksink_producer *active; /* the one in use; NULL: none is open */
     bool producer_probes;
     int32_t partition_count;
 

@@ -149,7 +149,7 @@ int ksink_ends(struct kafka_sink *s, struct levee_error *err)
     for (int32_t p = 0; p < s->partition_count; p++) {
         int64_t low = 0, high = 0;
         rd_kafka_resp_err_t rc =
-            rd_kafka_query_watermark_offsets(s->producer, s->topic, p, &low, &high, KSINK_ASK_MS);
+            rd_kafka_query_watermark_offsets(s->active->rk, s->topic, p, &low, &high, KSINK_ASK_MS);
         if (rc) {
             return ksink_error(s, KSINK_AGAIN, "asking for its end", rd_kafka_err2str(rc), err);
         }
@@ -313,23 +313,11 @@ static int read_on(struct scan *c, struct levee_error *err)
 static int count_partitions(struct scan *c, struct levee_error *err)
 {
     struct kafka_sink *s = c->s;
-    rd_kafka_topic_t *rkt = rd_kafka_topic_new(s->reader, s->topic, NULL);
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_resp_err_t rc = RD_KAFKA_RESP_ERR__FAIL;
+    rd_kafka_resp_err_t rc = kafka_ask_topic(s->reader, s->topic, KSINK_ASK_MS, &c->partitions);
 
-    if (rkt) {
-        rc = rd_kafka_metadata(s->reader, 0, rkt, &md, KSINK_ASK_MS);
-        rd_kafka_topic_destroy(rkt);
-    }
-    if (!rc && md->topic_cnt == 1 && !md->topics[0].err) {
-        c->partitions = md->topics[0].partition_cnt;
-    }
-    if (md) {
-        rd_kafka_metadata_destroy(md);
-    }
-    return c->partitions > 0 ? LEVEE_OK
-                             : ksink_error(s, KSINK_AGAIN, "asking for its partitions",
-                                           rd_kafka_err2str(rc), err);
+    return !rc && c->partitions > 0 ? LEVEE_OK
+                                    : ksink_error(s, KSINK_AGAIN, "asking for its partitions",
+                                                  rd_kafka_err2str(rc), err);
 }
 
 static int scan_all(struct scan *c, bool *ret_gone, struct levee_error *err)

@@ -193,15 +193,15 @@ int ksink_error(const struct kafka_sink *s, enum ksink_outcome outcome, const ch
 
 /* ---- clients ---- */
 
-static rd_kafka_t *client_new(struct kafka_sink *s, enum ksink_client which,
-                              struct levee_error *err)
+static int client_new(struct kafka_sink *s, enum ksink_client which, rd_kafka_t **ret,
+                      struct levee_error *err)
 {
     rd_kafka_type_t type = which == KSINK_READER ? RD_KAFKA_CONSUMER : RD_KAFKA_PRODUCER;
     rd_kafka_conf_t *conf = NULL;
-    char text[256];
+    int code = ksink_conf(s, which, &conf, err);
 
-    if (ksink_conf(s, which, &conf, err) != LEVEE_OK) {
-        return NULL;
+    if (code) {
+        return code;
     }
     rd_kafka_conf_set_opaque(conf, s);
     kafka_set_quiet(conf);
@@ -209,12 +209,7 @@ static rd_kafka_t *client_new(struct kafka_sink *s, enum ksink_client which,
     if (type == RD_KAFKA_PRODUCER) {
         rd_kafka_conf_set_dr_msg_cb(conf, ksink_delivered);
     }
-    rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof text);
-    if (!rk) {
-        rd_kafka_conf_destroy(conf);
-        (void)err_set(err, LEVEE_EINVALID, "the Kafka client does not start: %s", text);
-    }
-    return rk;
+    return kafka_client_new(type, conf, ret, err);
 }
 
 int ksink_reader_open(struct kafka_sink *s, struct levee_error *err)
@@ -223,12 +218,11 @@ int ksink_reader_open(struct kafka_sink *s, struct levee_error *err)
         return LEVEE_OK;
     }
     s->client_error[0] = 0;
-    s->reader = client_new(s, KSINK_READER, err);
-    if (!s->reader) {
-        return LEVEE_EINVALID;
+    int code = client_new(s, KSINK_READER, &s->reader, err);
+    if (code == LEVEE_OK) {
+        (void)rd_kafka_poll_set_consumer(s->reader);
     }
-    (void)rd_kafka_poll_set_consumer(s->reader);
-    return LEVEE_OK;
+    return code;
 }
 
 void ksink_reader_close(struct kafka_sink *s)
@@ -255,8 +249,7 @@ static void close_one(struct ksink_producer *p)
 void ksink_producer_close(struct kafka_sink *s)
 {
     s->has_held = false;
-    s->producer = NULL;
-    s->rkt = NULL;
+    s->active = NULL;
     for (unsigned i = 0; i < KSINK_PRODUCERS; i++) {
         close_one(&s->producers[i]);
     }
@@ -302,16 +295,8 @@ static int init_transactions(struct kafka_sink *s, unsigned n, struct levee_erro
 static int ask_partitions(struct kafka_sink *s, const struct ksink_producer *p,
                           struct levee_error *err)
 {
-    const struct rd_kafka_metadata *md = NULL;
-    rd_kafka_resp_err_t code = rd_kafka_metadata(p->rk, 0, p->rkt, &md, KSINK_ASK_MS);
+    rd_kafka_resp_err_t code = kafka_ask_topic(p->rk, s->topic, KSINK_ASK_MS, &s->partition_count);
 
-    if (!code && md->topic_cnt == 1) {
-        code = md->topics[0].err;
-        s->partition_count = md->topics[0].partition_cnt;
-    }
-    if (md) {
-        rd_kafka_metadata_destroy(md);
-    }
     if (!code && s->partition_count > KSINK_PARTITIONS) {
         err_set(err, LEVEE_EUNSUPPORTED, "Kafka topic %s has too many partitions", s->topic);
         err_expected(err, "at most %d", KSINK_PARTITIONS);
@@ -332,13 +317,6 @@ static int open_topic(struct kafka_sink *s, struct ksink_producer *p, struct lev
                   : err_set(err, LEVEE_EINVALID, "%s is no name for a topic", s->topic);
 }
 
-static void use(struct kafka_sink *s, unsigned turn)
-{
-    s->turn = turn;
-    s->producer = s->producers[turn].rk;
-    s->rkt = s->producers[turn].rkt;
-}
-
 int ksink_producer_open(struct kafka_sink *s, struct levee_error *err)
 {
     unsigned n = s->at_least_once ? 1 : KSINK_PRODUCERS;
@@ -347,8 +325,7 @@ int ksink_producer_open(struct kafka_sink *s, struct levee_error *err)
     ksink_producer_close(s);
     s->client_error[0] = 0;
     for (unsigned i = 0; i < n && code == LEVEE_OK; i++) {
-        s->producers[i].rk = client_new(s, (enum ksink_client)i, err);
-        code = s->producers[i].rk ? LEVEE_OK : LEVEE_EINVALID;
+        code = client_new(s, (enum ksink_client)i, &s->producers[i].rk, err);
     }
     /* Before a token is read: any of them may have held the newest transaction. */
     if (code == LEVEE_OK && !s->at_least_once) {
@@ -363,7 +340,7 @@ int ksink_producer_open(struct kafka_sink *s, struct levee_error *err)
         return code;
     }
     s->producer_probes = s->probing;
-    use(s, 0);
+    s->active = &s->producers[0];
     return LEVEE_OK;
 }
 
@@ -382,8 +359,9 @@ int ksink_begin(struct kafka_sink *s, struct levee_error *err)
     if (s->at_least_once) {
         return LEVEE_OK;
     }
-    use(s, (s->turn + 1) % KSINK_PRODUCERS);
-    enum ksink_outcome o = take(rd_kafka_begin_transaction(s->producer), text);
+    s->active =
+        s->active == s->producers ? s->active + 1 : s->producers; /* in turn: there are two */
+    enum ksink_outcome o = take(rd_kafka_begin_transaction(s->active->rk), text);
     if (o) {
         return ksink_error(s, o, "beginning a transaction", text, err);
     }
@@ -405,7 +383,7 @@ static int send_token(struct kafka_sink *s, const struct levee_token *token, uin
     p->metadata = metadata;
     p->metadata_size = strlen(metadata);
     do {
-        o = take(rd_kafka_send_offsets_to_transaction(s->producer, list, group, STEP_MS), text);
+        o = take(rd_kafka_send_offsets_to_transaction(s->active->rk, list, group, STEP_MS), text);
     } while (o == KSINK_AGAIN && !expired(s, deadline));
     p->metadata = NULL; /* ours, not the list's */
     p->metadata_size = 0;
@@ -420,7 +398,7 @@ int ksink_flush(struct kafka_sink *s, struct levee_error *err)
     rd_kafka_resp_err_t code;
 
     do {
-        code = rd_kafka_flush(s->producer, STEP_MS);
+        code = rd_kafka_flush(s->active->rk, STEP_MS);
     } while (code == RD_KAFKA_RESP_ERR__TIMED_OUT && !s->delivery_error && !expired(s, deadline));
     code = s->delivery_error ? s->delivery_error : code;
     return code ? ksink_error(s, KSINK_UNCLEAR, "delivering records", rd_kafka_err2str(code), err)
@@ -442,7 +420,7 @@ int ksink_commit(struct kafka_sink *s, const struct levee_token *token, struct l
         return code;
     }
     do {
-        o = take(rd_kafka_commit_transaction(s->producer, STEP_MS), text);
+        o = take(rd_kafka_commit_transaction(s->active->rk, STEP_MS), text);
     } while (o == KSINK_AGAIN && !expired(s, deadline));
     if (o) {
         return ksink_error(s, o, "committing", text, err);
