@@ -25,16 +25,6 @@ static bool same_program(levee_context *ctx, const char *program)
     return strcmp(ctx->program, program) == 0;
 }
 
-static const struct rt_source_range *range_of(const struct rt_logged_batch *l, uint32_t table)
-{
-    for (size_t i = 0; i < l->range_count; i++) {
-        if (l->ranges[i].table == table) {
-            return &l->ranges[i];
-        }
-    }
-    return NULL;
-}
-
 /* The payload of a block that recovery did not keep in memory. */
 static int load_block(levee_context *ctx, struct rt_block *b, struct levee_error *err)
 {
@@ -79,7 +69,7 @@ static int take_input(struct rt_batch *b, struct fifo *all, size_t *per_source,
     for (size_t i = 0; i < g->source_count; i++) {
         struct rt_source *s = g->sources[i]->source;
         const struct rt_source_range *logged =
-            b->logged ? range_of(b->logged, s->inlet.table) : NULL;
+            b->logged ? rt_logged_range(b->logged, s->inlet.table) : NULL;
         uint64_t last = !b->logged ? UINT64_MAX : logged ? logged->last_lsn : 0;
         struct fifo mine;
         struct rt_source_range r = {.table = s->inlet.table};

@@ -329,6 +329,8 @@ void rt_result_encode(const struct rt_batch *b, const char *program, uint64_t st
 /* Takes over bytes (ret->bytes): decisions point into them. */
 int rt_result_decode(struct buf *bytes, struct rt_logged_batch *ret, struct levee_error *err);
 void rt_logged_free(struct rt_logged_batch *l);
+/* What the batch takes of a source; NULL: nothing. */
+const struct rt_source_range *rt_logged_range(const struct rt_logged_batch *l, uint32_t table);
 void rt_decision_encode(const struct rt_decision *d, struct buf *ret);
 bool rt_decision_decode(struct cursor *c, struct rt_decision *ret);
 /* A frame of our own on the heap with its payload copied behind it; freed by its done callback.
@@ -354,13 +356,15 @@ uint64_t rt_source_first_waiting(struct rt_source *s); /* its LSN; UINT64_MAX: n
 /* Blocks of a batch are done: memory goes back, somebody may be ready again. */
 void rt_blocks_release(levee_context *ctx, struct rt_block **blocks, size_t n);
 void rt_inlet_gather(void *arg); /* wal's gather hook: seals what is open */
+struct rt_producer *rt_producer_find(struct levee_inlet *in,
+                                     struct levee_slice id); /* mutex held */
+struct rt_producer *rt_producer_add(struct levee_inlet *in, struct levee_slice id);
+
+/* ---- source_store.c ---- */
 /* Recovery: a block or fact read back from the log or a checkpoint. Takes the block. */
 int rt_source_restore_block(struct rt_source *s, struct rt_block *b, struct levee_error *err);
 int rt_source_restore_fact(struct rt_source *s, struct levee_slice name, struct levee_slice value,
                            struct levee_error *err);
-struct rt_producer *rt_producer_find(struct levee_inlet *in,
-                                     struct levee_slice id); /* mutex held */
-struct rt_producer *rt_producer_add(struct levee_inlet *in, struct levee_slice id);
 /* A computed batch has used this block: the tables "as of that batch" move on. */
 int rt_source_applied(struct rt_source *s, const struct rt_block *b, struct levee_error *err);
 /* Items of a checkpoint: producers as of the last computed batch, facts. */
@@ -375,17 +379,21 @@ bool rt_reread_needed(levee_context *ctx, const struct rt_logged_batch *next);
 bool rt_reread_idle(levee_context *ctx);
 void rt_reread_close(levee_context *ctx);
 
-/* ---- sink.c ---- */
-struct rt_sink *rt_sink_new(levee_context *ctx, levee_stream *node);
-void rt_sink_free(struct rt_sink *s);
+/* ---- sink_judge.c ---- */
+/* The identity of this life's output in b; NULL: in none yet. */
+void rt_sink_token(const struct rt_sink *s, const struct rt_batch *b, struct levee_token *ret);
 int rt_sink_look(struct rt_sink *s,
                  struct levee_error *err); /* open + last_token; unreachable is not an error */
 /* The token is missing or too old for what is remembered: looks for other evidence. */
 int rt_sink_search(struct rt_sink *s, struct levee_error *err);
 int rt_sink_judge(struct rt_sink *s, struct levee_error *err); /* rule 4d.6 */
 int rt_sink_restore_note(struct rt_sink *s, struct levee_slice note, struct levee_error *err);
-void rt_sinks_start(levee_context *ctx); /* arms the refresh timers */
 bool rt_sinks_judged(levee_context *ctx);
+
+/* ---- sink.c ---- */
+struct rt_sink *rt_sink_new(levee_context *ctx, levee_stream *node);
+void rt_sink_free(struct rt_sink *s);
+void rt_sinks_start(levee_context *ctx); /* arms the refresh timers */
 void rt_sinks_begin(
     struct rt_batch *b); /* marks the sinks that have it already or need nothing of it */
 void rt_sinks_next(levee_context *ctx); /* idle sinks take the oldest batch they lack */
@@ -451,8 +459,19 @@ void rt_dir_options(const levee_context *ctx, struct rec_frozen frozen[RT_FROZEN
 const struct ckpt_format *
 rt_ckpt_format(const levee_context *ctx); /* LMDB; flat on the simulator */
 
+/* The next wait of something that is tried again: first, twice as long each time, at most max. */
+static inline void rt_back_off(uint32_t *ms_io, uint32_t first, uint32_t max)
+{
+    uint32_t next = *ms_io ? *ms_io * 2 : first;
+
+    *ms_io = next < max ? next : max;
+}
+
 /* ---- report.c ---- */
 void rt_report_start(levee_context *ctx); /* guarantee and recovery, for people */
+/* "waiting for <uid>: …", once: *reported_io remembers it. */
+void rt_say_waiting(levee_context *ctx, const char *uid, bool *reported_io,
+                    const struct levee_error *why);
 void rt_say(levee_context *ctx, int level, const char *fmt, ...) PRINTF(3, 4);
 void rt_listen_batch(struct rt_batch *b, int what,
                      const struct levee_error *err); /* 0 submitted … 3 failed */

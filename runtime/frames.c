@@ -282,6 +282,16 @@ int rt_result_decode(struct buf *bytes, struct rt_logged_batch *ret, struct leve
     return code;
 }
 
+const struct rt_source_range *rt_logged_range(const struct rt_logged_batch *l, uint32_t table)
+{
+    for (size_t i = 0; i < l->range_count; i++) {
+        if (l->ranges[i].table == table) {
+            return &l->ranges[i];
+        }
+    }
+    return NULL;
+}
+
 void rt_logged_free(struct rt_logged_batch *l)
 {
     if (l) {

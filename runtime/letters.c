@@ -230,7 +230,8 @@ static int add_refusal(struct rt_batch *b, const struct rt_decision *d, struct l
     return LEVEE_OK;
 }
 
-/* Takes the record at `place` of the partition out of the sink's output, as a letter. */
+/* Takes the record at `place` of the partition out of the sink's output, as a letter. The output's
+ * digest is taken anew by the caller, when all of them are out. */
 static int refuse(struct rt_batch *b, struct rt_sink *s, struct rt_decision *d, uint64_t place,
                   struct levee_error *err)
 {
@@ -246,7 +247,6 @@ static int refuse(struct rt_batch *b, struct rt_sink *s, struct rt_decision *d, 
         return code;
     }
     take_out(output, d, place);
-    rt_run_digest(&b->compute, s->ordinal);
     return keep(b, d, err);
 }
 
@@ -290,6 +290,7 @@ int rt_letters_refused(struct rt_sink *s, struct levee_error *err)
             return code;
         }
     }
+    rt_run_digest(&b->compute, s->ordinal);
     int code = give_letters(b, err);
     return code ? code : rt_batch_amend(b, err);
 }
@@ -299,6 +300,8 @@ int rt_letters_refused(struct rt_sink *s, struct levee_error *err)
 /* What sinks refused when the batch first ran, under the same program. */
 static int refuse_again(struct rt_batch *b, struct levee_error *err)
 {
+    const struct rt_sink *last = NULL;
+
     for (size_t i = b->compute.apply_count; i-- > 0;) {
         struct rt_decision d = b->compute.apply[i];
         struct rt_sink *s = sink_of(b->ctx->graph, d.node_uid_hash);
@@ -307,11 +310,18 @@ static int refuse_again(struct rt_batch *b, struct levee_error *err)
             d.index >= output->parts[d.partition].count) {
             continue; /* a function's; or another output, which the comparison will find */
         }
+        if (last && last != s) {
+            rt_run_digest(&b->compute, last->ordinal);
+        }
+        last = s;
         /* Sorted by place and taken from the last: nothing before this one has left yet. */
         int code = refuse(b, s, &d, d.index, err);
         if (code) {
             return code;
         }
+    }
+    if (last) {
+        rt_run_digest(&b->compute, last->ordinal);
     }
     return LEVEE_OK;
 }

@@ -22,6 +22,17 @@ void rt_say(levee_context *ctx, int level, const char *fmt, ...)
     }
 }
 
+void rt_say_waiting(levee_context *ctx, const char *uid, bool *reported_io,
+                    const struct levee_error *why)
+{
+    char line[1024];
+
+    if (!*reported_io) {
+        *reported_io = true;
+        rt_say(ctx, 1, "waiting for %s: %s", uid, levee_error_format(why, line, sizeof line));
+    }
+}
+
 void rt_listen_batch(struct rt_batch *b, int what, const struct levee_error *err)
 {
     levee_context *ctx = b->ctx;

@@ -125,7 +125,6 @@ static void run_reply(struct io_task *t)
     struct rt_reread *r = CONTAINER_OF(t, struct rt_reread, reply);
     levee_context *ctx = r->inlet->ctx;
     bool ending = ctx->failed || ctx->stop_requested;
-    char line[1024];
 
     r->busy = false;
     if (r->done) {
@@ -133,13 +132,8 @@ static void run_reply(struct io_task *t)
         r->reported = false;
     }
     if (r->code && levee_error_class(r->code) == LEVEE_CLASS_RETRY && !ending) {
-        r->backoff_ms = r->backoff_ms ? r->backoff_ms * 2 : BACKOFF_FIRST_MS;
-        r->backoff_ms = r->backoff_ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : r->backoff_ms;
-        if (!r->reported) {
-            r->reported = true;
-            rt_say(ctx, 1, "waiting for %s: %s", r->inlet->node->uid,
-                   levee_error_format(&r->err, line, sizeof line));
-        }
+        rt_back_off(&r->backoff_ms, BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
+        rt_say_waiting(ctx, r->inlet->node->uid, &r->reported, &r->err);
     } else if (r->code && !ending) {
         rt_fail(ctx, &r->err);
     }
@@ -175,16 +169,6 @@ static int find_blocks(struct levee_inlet *in, uint64_t last, struct levee_error
     return code;
 }
 
-static uint64_t last_of(const struct rt_logged_batch *l, uint32_t table)
-{
-    for (size_t i = 0; i < l->range_count; i++) {
-        if (l->ranges[i].table == table) {
-            return l->ranges[i].last_lsn;
-        }
-    }
-    return 0;
-}
-
 bool rt_reread_needed(levee_context *ctx, const struct rt_logged_batch *next)
 {
     struct levee_error err = {0};
@@ -193,15 +177,15 @@ bool rt_reread_needed(levee_context *ctx, const struct rt_logged_batch *next)
     for (size_t i = 0; i < ctx->graph->source_count; i++) {
         struct levee_inlet *in = &ctx->graph->sources[i]->source->inlet;
         struct rt_reread *r = &in->reread;
-        uint64_t last = next ? last_of(next, in->table) : 0;
+        const struct rt_source_range *range = next ? rt_logged_range(next, in->table) : NULL;
         if (r->busy) {
             needed = true;
             continue;
         }
-        if (!r->lane || (next && !last)) {
+        if (!r->lane || (next && !range)) {
             continue;
         }
-        if (find_blocks(in, last, &err) != LEVEE_OK) {
+        if (find_blocks(in, range ? range->last_lsn : 0, &err) != LEVEE_OK) {
             rt_fail(ctx, &err);
             return true;
         }
