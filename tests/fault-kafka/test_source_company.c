@@ -69,12 +69,9 @@ static unsigned disk_waiting(void)
 
 static bool begin(const char *topic, int partitions)
 {
-    if (!broker_usable(&broker)) {
+    if (!rig_open_on(&rig, &broker, topic, partitions, 1, NULL)) {
         return false;
     }
-    BROKER_MUST(&broker, broker_topic_create(&broker, topic, partitions, 1, NULL));
-    rig_open(&rig, broker_address(&broker), topic);
-    rig.text = rig_text_timeless;
     rig.kafka.group = topic;
     rig.kafka.commit_ms = 50;
     return true;
@@ -82,9 +79,7 @@ static bool begin(const char *topic, int partitions)
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count)
 {
-    BROKER_MUST(&broker,
-                broker_send_numbers(&broker, rig.kafka.topic, partition, first, count, NULL));
-    rig_expect_numbers(&expected, first, count);
+    rig_send_numbers(&rig, &broker, &expected, partition, first, count, NULL);
 }
 
 static void await_committed(const char *topic, int32_t partition, int64_t offset)
@@ -96,15 +91,6 @@ static void await_committed(const char *topic, int32_t partition, int64_t offset
                       offset);
         BROKER_MUST(&broker, broker_committed(&broker, topic, topic, partition, &seen));
     }
-}
-
-static void finish(void)
-{
-    rig_await(&rig, (int64_t)expected.count);
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
 }
 
 /* An ordinary consumer that subscribes; it never commits. */
@@ -257,7 +243,7 @@ START_TEST(f81_members_that_come_go_and_die_move_nothing_of_ours)
     leave(members[0]);
     await_committed("crowd", 0, 1000);
     await_committed("crowd", 1, 1000);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -278,7 +264,7 @@ START_TEST(f82_a_member_whose_session_expires_takes_nothing_of_ours)
     rig_await(&rig, 1000);
     await_committed("expired", 0, 1000); /* when its session is over */
     ck_assert_int_eq(member_count("expired"), 0);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -312,7 +298,7 @@ START_TEST(f84_a_log_that_stands_still_loses_nothing_and_no_membership)
     await_committed("still", 0, 21000);
     BROKER_MUST(&broker, broker_committed(&broker, "still", "still", 0, &seen));
     ck_assert_uint_eq(rig_status(&rig).commit_failures, 0);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -367,7 +353,7 @@ START_TEST(f94_sets_that_overlap_are_refused_and_others_share_a_topic)
     rig_close(&second);
     rig_expected_release(&others);
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 

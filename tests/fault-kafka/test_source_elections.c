@@ -30,13 +30,7 @@ static void stop_broker(void)
 
 static bool begin(const char *topic, int replicas, const char *const *config)
 {
-    if (!broker_usable(&broker)) {
-        return false;
-    }
-    BROKER_MUST(&broker, broker_topic_create(&broker, topic, 1, replicas, config));
-    rig_open(&rig, broker_address(&broker), topic);
-    rig.text = rig_text_timeless;
-    return true;
+    return rig_open_on(&rig, &broker, topic, 1, replicas, config);
 }
 
 static void send_numbers(uint64_t first, size_t count)

@@ -33,32 +33,13 @@ static void stop_broker(void)
 
 static bool begin(const char *topic, int partitions)
 {
-    if (!broker_usable(&broker)) {
-        return false;
-    }
-    BROKER_MUST(&broker, broker_topic_create(&broker, topic, partitions, 1, NULL));
-    rig_open(&rig, broker_address(&broker), topic);
-    rig.text = rig_text_timeless;
-    return true;
+    return rig_open_on(&rig, &broker, topic, partitions, 1, NULL);
 }
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count,
                          const struct broker_how *how)
 {
-    BROKER_MUST(&broker,
-                broker_send_numbers(&broker, rig.kafka.topic, partition, first, count, how));
-    if (!how || how->end == BROKER_COMMIT) {
-        rig_expect_numbers(&expected, first, count);
-    }
-}
-
-static void finish(void)
-{
-    rig_await(&rig, (int64_t)expected.count);
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
+    rig_send_numbers(&rig, &broker, &expected, partition, first, count, how);
 }
 
 /* ---- the reader dies ---- */
@@ -133,7 +114,7 @@ START_TEST(a_reader_killed_at_random_instants_reads_every_record_once)
         live_and_die((int)below(life < 8 ? 40 : 80), life < 8 || life % 2);
     }
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -196,7 +177,7 @@ START_TEST(f79_a_stop_is_quick_while_the_broker_answers_nothing)
     BROKER_MUST(&broker, broker_kill(&broker, SIGCONT, BROKER_ALL));
     rig_up(&rig);
     send_numbers(0, 1000, 100, NULL);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 

@@ -23,32 +23,13 @@ static struct rig_expected expected;
 
 static bool begin(const char *topic, int partitions)
 {
-    if (!broker_usable(&broker)) {
-        return false;
-    }
-    BROKER_MUST(&broker, broker_topic_create(&broker, topic, partitions, 1, NULL));
-    rig_open(&rig, broker_address(&broker), topic);
-    rig.text = rig_text_timeless;
-    return true;
+    return rig_open_on(&rig, &broker, topic, partitions, 1, NULL);
 }
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count,
                          const struct broker_how *how)
 {
-    BROKER_MUST(&broker,
-                broker_send_numbers(&broker, rig.kafka.topic, partition, first, count, how));
-    if (!how || how->end == BROKER_COMMIT) {
-        rig_expect_numbers(&expected, first, count);
-    }
-}
-
-static void finish(void)
-{
-    rig_await(&rig, (int64_t)expected.count);
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
+    rig_send_numbers(&rig, &broker, &expected, partition, first, count, how);
 }
 
 /* ---- the broker dies ---- */
@@ -70,7 +51,7 @@ START_TEST(f78_a_broker_that_dies_and_comes_back_costs_no_record)
         send_numbers(1, 500000 + i * 10000, 500, NULL);
         rig_await(&rig, (int64_t)expected.count);
     }
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -98,7 +79,7 @@ START_TEST(f79_every_broker_is_away_for_long)
     ck_assert_int_eq(rig.error.code, LEVEE_EBROKER);
     BROKER_MUST(&broker, broker_restart(&broker, BROKER_ALL, NULL));
     send_numbers(1, 5000, 1000, NULL);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -121,7 +102,7 @@ START_TEST(l_slow_the_broker_is_stopped_under_the_source)
     (void)poll(NULL, 0, silent_ms);
     BROKER_MUST(&broker, broker_kill(&broker, SIGCONT, BROKER_ALL));
     send_numbers(1, 5000, 1000, NULL);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -157,7 +138,7 @@ START_TEST(f78_connections_that_break_while_fetching_cost_no_record)
     }
     ck_assert_uint_eq(struck, rounds);
     proxy_disarm(&proxy);
-    finish();
+    rig_finish(&rig, &expected);
     numbered_trials("f78_connections_that_break_while_fetching_cost_no_record", rounds);
 }
 END_TEST
@@ -223,7 +204,7 @@ START_TEST(f93_a_damaged_batch_is_an_error_and_nothing_behind_it_is_read)
     flip("rotten", first + 80); /* the disk is repaired */
     BROKER_MUST(&broker, broker_restart(&broker, BROKER_ALL, NULL));
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 

@@ -17,26 +17,18 @@
 #define OFFSETS_MAX    2000
 #define PARTITIONS_MAX 4
 
-static const char *const versions[] = {"4.1", "3.9"};
-static struct broker shared[LEN(versions)];
+static struct broker shared[BROKER_VERSIONS];
 
 static const char *const properties[] = {"message.max.bytes=20000", NULL};
 
 static void start_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_launch(&shared[i], versions[i], 1, properties);
-    }
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_await(&shared[i]); /* what came of it: there_is */
-    }
+    broker_start_each(shared, properties);
 }
 
 static void stop_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_stop(&shared[i]);
-    }
+    broker_stop_each(shared);
 }
 
 /* ---- a model of a topic: what was sent, in order ---- */
@@ -165,11 +157,11 @@ START_TEST(a_killed_broker_comes_back_as_it_was)
         {1, 1101, 100, NULL}, {1, 1201, 100, &leave}, /* the kill */
         {1, 1301, 100, NULL}, {0, 1401, 100, &commit},
     };
-    static int64_t before[LEN(versions)][OFFSETS_MAX], after[OFFSETS_MAX];
-    char address[LEN(versions)][sizeof shared->address];
-    size_t n[LEN(versions)];
+    static int64_t before[BROKER_VERSIONS][OFFSETS_MAX], after[OFFSETS_MAX];
+    char address[BROKER_VERSIONS][sizeof shared->address];
+    size_t n[BROKER_VERSIONS];
 
-    for (size_t i = 0; i < LEN(versions); i++) {
+    for (size_t i = 0; i < BROKER_VERSIONS; i++) {
         struct broker *b = &shared[i];
         if (!broker_usable(b)) {
             return;
@@ -184,7 +176,7 @@ START_TEST(a_killed_broker_comes_back_as_it_was)
         ck_assert_int_eq(broker_kill(b, SIGKILL, 1), BROKER_SCRIPT); /* there is nobody to kill */
         BROKER_MUST(b, broker_relaunch(b, BROKER_ALL, NULL));
     }
-    for (size_t i = 0; i < LEN(versions); i++) {
+    for (size_t i = 0; i < BROKER_VERSIONS; i++) {
         struct broker *b = &shared[i];
         BROKER_MUST(b, broker_await(b));
         ck_assert_str_eq(address[i], broker_address(b));
@@ -354,7 +346,7 @@ int main(void)
 {
     Suite *suite = suite_create("broker");
     TCase *tc = tcase_create("shared");
-    const int both = LEN(versions);
+    const int both = BROKER_VERSIONS;
 
     tcase_add_unchecked_fixture(tc, start_shared, stop_shared);
     tcase_add_loop_test(tc, readers_see_what_was_committed, 0, both);

@@ -16,8 +16,6 @@
 #define LEN(array) (sizeof(array) / sizeof *(array))
 #define FOREVER_MS 60000
 
-static const char *const versions[] = {"4.1", "3.9"};
-
 /* ---- nodes ---- */
 
 /* The committed values are 1 to n, in order. */
@@ -82,7 +80,7 @@ START_TEST(no_process_and_no_file_outlives_a_stop)
     char directory[sizeof b.directory];
 
     ck_assert_int_eq(pipe(lifeline), 0);
-    (void)broker_start(&b, versions[_i], 1, NULL);
+    (void)broker_start(&b, broker_versions[_i], 1, NULL);
     close(lifeline[1]);
     if (!broker_usable(&b)) {
         return;
@@ -108,7 +106,7 @@ START_TEST(a_broker_ends_with_its_process)
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid == 0) {
-        (void)broker_start(&b, versions[_i], 1, NULL);
+        (void)broker_start(&b, broker_versions[_i], 1, NULL);
         (void)!write(result[1], &b, sizeof b);
         for (;;) {
             (void)pause();
@@ -133,7 +131,7 @@ START_TEST(a_property_that_kafka_refuses_is_a_failure)
     static const char *const wrong[] = {"log.retention.ms=soon", NULL};
     struct broker b;
 
-    if (broker_start(&b, versions[_i], 1, wrong) == BROKER_ABSENT) {
+    if (broker_start(&b, broker_versions[_i], 1, wrong) == BROKER_ABSENT) {
         suite_skip(b.failure.what);
         return;
     }
@@ -201,7 +199,7 @@ int main(void)
 {
     Suite *suite = suite_create("broker_life");
     TCase *tc = tcase_create("all");
-    const int both = LEN(versions);
+    const int both = BROKER_VERSIONS;
 
     tcase_add_loop_test(tc, no_process_and_no_file_outlives_a_stop, 0, both);
     tcase_add_loop_test(tc, a_broker_ends_with_its_process, 0, both);

@@ -13,8 +13,7 @@
 
 #define LEN(array) (sizeof(array) / sizeof *(array))
 
-static const char *const versions[] = {"4.1", "3.9"};
-static struct broker shared[LEN(versions)];
+static struct broker shared[BROKER_VERSIONS];
 static struct broker *broker; /* of this test */
 static struct rig rig;
 static struct rig_expected expected;
@@ -26,54 +25,29 @@ static const char *const properties[] = {"log.cleaner.backoff.ms=50",
 
 static void start_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_launch(&shared[i], versions[i], 1, properties);
-    }
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_await(&shared[i]); /* what came of it: begin */
-    }
+    broker_start_each(shared, properties);
 }
 
 static void stop_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_stop(&shared[i]);
-    }
+    broker_stop_each(shared);
 }
 
 static bool begin(int i, const char *topic, int partitions, const char *const *config)
 {
     broker = &shared[i];
-    if (!broker_usable(broker)) {
-        return false;
-    }
-    BROKER_MUST(broker, broker_topic_create(broker, topic, partitions, 1, config));
-    rig_open(&rig, broker_address(broker), topic);
-    rig.text = rig_text_timeless;
-    return true;
+    return rig_open_on(&rig, broker, topic, partitions, 1, config);
 }
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count,
                          const struct broker_how *how)
 {
-    BROKER_MUST(broker, broker_send_numbers(broker, rig.kafka.topic, partition, first, count, how));
-    if (!how || how->end == BROKER_COMMIT) {
-        rig_expect_numbers(&expected, first, count);
-    }
+    rig_send_numbers(&rig, broker, &expected, partition, first, count, how);
 }
 
 static void await_all(void)
 {
     rig_await(&rig, (int64_t)expected.count);
-}
-
-static void finish(void)
-{
-    await_all();
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
 }
 
 /* ---- transactions ---- */
@@ -104,7 +78,7 @@ START_TEST(f89_only_committed_records_are_read_over_several_lives)
         rig_down(&rig);
     }
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -188,7 +162,7 @@ START_TEST(a_time_is_where_partitions_begin)
         .partition = 2, .value = levee_text("old"), .timestamp_ms = 1}; /* but new to the topic */
     BROKER_MUST(broker, broker_send(broker, "times", &m, 1, NULL));
     rig_expect_message(&expected, &m);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -212,7 +186,7 @@ START_TEST(f88_partitions_that_a_topic_gains_are_read_from_their_beginning)
     send_numbers(4, 400, 10, NULL);
     send_numbers(1, 100, 10, NULL);
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -267,7 +241,7 @@ START_TEST(f92_every_codec_and_messages_up_to_the_brokers_limit)
     }
     rig.levee.segment_bytes = 32u << 20;
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -337,7 +311,7 @@ int main(void)
 {
     Suite *s = suite_create("kafka_source_broker");
     TCase *t = tcase_create("real broker");
-    const int n = (int)LEN(versions);
+    const int n = BROKER_VERSIONS;
 
     tcase_add_unchecked_fixture(t, start_shared, stop_shared);
     tcase_set_timeout(t, 120);

@@ -11,10 +11,7 @@
 
 #include "tests/integration/test_kafka_source_rig.h"
 
-#define LEN(array) (sizeof(array) / sizeof *(array))
-
-static const char *const versions[] = {"4.1", "3.9"};
-static struct broker shared[LEN(versions)];
+static struct broker shared[BROKER_VERSIONS];
 static struct broker *broker; /* of this test */
 static struct rig rig;
 static struct rig_expected expected;
@@ -26,54 +23,29 @@ static const char *const properties[] = {"log.cleaner.backoff.ms=50",
 
 static void start_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_launch(&shared[i], versions[i], 1, properties);
-    }
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_await(&shared[i]); /* what came of it: begin */
-    }
+    broker_start_each(shared, properties);
 }
 
 static void stop_shared(void)
 {
-    for (size_t i = 0; i < LEN(versions); i++) {
-        (void)broker_stop(&shared[i]);
-    }
+    broker_stop_each(shared);
 }
 
 static bool begin(int i, const char *topic, int partitions, const char *const *config)
 {
     broker = &shared[i];
-    if (!broker_usable(broker)) {
-        return false;
-    }
-    BROKER_MUST(broker, broker_topic_create(broker, topic, partitions, 1, config));
-    rig_open(&rig, broker_address(broker), topic);
-    rig.text = rig_text_timeless;
-    return true;
+    return rig_open_on(&rig, broker, topic, partitions, 1, config);
 }
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count,
                          const struct broker_how *how)
 {
-    BROKER_MUST(broker, broker_send_numbers(broker, rig.kafka.topic, partition, first, count, how));
-    if (!how || how->end == BROKER_COMMIT) {
-        rig_expect_numbers(&expected, first, count);
-    }
+    rig_send_numbers(&rig, broker, &expected, partition, first, count, how);
 }
 
 static void await_all(void)
 {
     rig_await(&rig, (int64_t)expected.count);
-}
-
-static void finish(void)
-{
-    await_all();
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
 }
 
 /* ---- topics that change under us ---- */
@@ -154,7 +126,7 @@ START_TEST(a_deleted_topic_may_be_left_behind)
     rig.kafka.topic = "left-2"; /* for send_numbers */
     send_numbers(0, 100, 10, NULL);
     rig.kafka.topic = NULL;
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -180,7 +152,7 @@ START_TEST(f85_retention_behind_us_is_no_gap_but_nothing_to_compare)
     ck_assert_ptr_nonnull(strstr(rig.error.what, "retention"));
     ck_assert_uint_eq(rig_status(&rig).absent, 1);
     send_numbers(0, 201, 10, NULL);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -213,7 +185,7 @@ START_TEST(f85_retention_before_us_is_a_gap_that_may_be_skipped)
     }
     rig_up(&rig);
     send_numbers(0, 6000, 10, NULL);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 
@@ -346,7 +318,7 @@ int main(void)
 {
     Suite *s = suite_create("kafka_source_changes");
     TCase *t = tcase_create("real broker");
-    const int n = (int)LEN(versions);
+    const int n = BROKER_VERSIONS;
 
     tcase_add_unchecked_fixture(t, start_shared, stop_shared);
     tcase_set_timeout(t, 120);

@@ -24,30 +24,15 @@ static void stop_broker(void)
 
 static bool begin(const char *topic, int partitions, const char *const *properties)
 {
-    if (!broker_usable(&broker)) {
-        return false;
-    }
-    BROKER_MUST(&broker, broker_topic_create(&broker, topic, partitions, 1, properties));
-    rig_open(&rig, broker_address(&broker), topic);
-    rig.text = rig_text_timeless;
+    bool there = rig_open_on(&rig, &broker, topic, partitions, 1, properties);
+
     rig.kafka.mode = LEVEE_KAFKA_POSITIONS;
-    return true;
+    return there;
 }
 
 static void send_numbers(int32_t partition, uint64_t first, size_t count)
 {
-    BROKER_MUST(&broker,
-                broker_send_numbers(&broker, rig.kafka.topic, partition, first, count, NULL));
-    rig_expect_numbers(&expected, first, count);
-}
-
-static void finish(void)
-{
-    rig_await(&rig, (int64_t)expected.count);
-    rig_drain(&rig);
-    rig_must_hold(&rig, &expected);
-    rig_close(&rig);
-    rig_expected_release(&expected);
+    rig_send_numbers(&rig, &broker, &expected, partition, first, count, NULL);
 }
 
 /* Received and durable, while no batch has had time to take it: the interval is long. */
@@ -87,7 +72,7 @@ START_TEST(what_was_received_is_read_again)
     rig_down(&rig);
     send_numbers(0, 5000, 10);
     rig_up(&rig);
-    finish();
+    rig_finish(&rig, &expected);
 }
 END_TEST
 

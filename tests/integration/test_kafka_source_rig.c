@@ -486,3 +486,35 @@ void rig_must_hold(struct rig *r, struct rig_expected *e)
                   i < held.count ? held.texts[i] : "none", i < e->count ? e->texts[i] : "none");
     rig_expected_release(&held);
 }
+
+/* ---- on a real broker ---- */
+
+bool rig_open_on(struct rig *r, struct broker *b, const char *topic, int partitions, int replicas,
+                 const char *const *config)
+{
+    if (!broker_usable(b)) {
+        return false;
+    }
+    BROKER_MUST(b, broker_topic_create(b, topic, partitions, replicas, config));
+    rig_open(r, broker_address(b), topic);
+    r->text = rig_text_timeless;
+    return true;
+}
+
+void rig_send_numbers(struct rig *r, struct broker *b, struct rig_expected *e, int32_t partition,
+                      uint64_t first, size_t count, const struct broker_how *how)
+{
+    BROKER_MUST(b, broker_send_numbers(b, r->kafka.topic, partition, first, count, how));
+    if (!how || how->end == BROKER_COMMIT) {
+        rig_expect_numbers(e, first, count);
+    }
+}
+
+void rig_finish(struct rig *r, struct rig_expected *e)
+{
+    rig_await(r, (int64_t)e->count);
+    rig_drain(r);
+    rig_must_hold(r, e);
+    rig_close(r);
+    rig_expected_release(e);
+}

@@ -58,6 +58,10 @@ struct rig {
 };
 
 void rig_open(struct rig *r, const char *brokers, const char *topic);
+/* The same on a topic that is made on a real broker, for messages of any time; false: there is no
+ * broker, and the test is skipped. */
+bool rig_open_on(struct rig *r, struct broker *b, const char *topic, int partitions, int replicas,
+                 const char *const *config);
 void rig_close(struct rig *r); /* and removes the directory */
 /* Builds and starts; must succeed. */
 void rig_up(struct rig *r);
@@ -94,6 +98,11 @@ void rig_expect(struct rig_expected *e, const char *text);
 void rig_expect_message(struct rig_expected *e, const struct broker_message *m);
 /* The decimal numbers first, first + 1, …, without keys and with any time. */
 void rig_expect_numbers(struct rig_expected *e, uint64_t first, size_t count);
+/* Sends the numbers to the rig's topic; expected, unless `how` says that they are not committed. */
+void rig_send_numbers(struct rig *r, struct broker *b, struct rig_expected *e, int32_t partition,
+                      uint64_t first, size_t count, const struct broker_how *how);
+/* Waits for all that is expected, drains, compares, and closes both. */
+void rig_finish(struct rig *r, struct rig_expected *e);
 /* After rig_drain or rig_end: exactly the expected records, each as often as expected. */
 void rig_must_hold(struct rig *r, struct rig_expected *e);
 void rig_expected_release(struct rig_expected *e);

@@ -242,6 +242,25 @@ enum broker_code broker_stop(struct broker *b)
     return code;
 }
 
+const char *const broker_versions[BROKER_VERSIONS] = {"4.1", "3.9"};
+
+void broker_start_each(struct broker brokers[BROKER_VERSIONS], const char *const *properties)
+{
+    for (size_t i = 0; i < BROKER_VERSIONS; i++) {
+        (void)broker_launch(&brokers[i], broker_versions[i], 1, properties);
+    }
+    for (size_t i = 0; i < BROKER_VERSIONS; i++) {
+        (void)broker_await(&brokers[i]);
+    }
+}
+
+void broker_stop_each(struct broker brokers[BROKER_VERSIONS])
+{
+    for (size_t i = 0; i < BROKER_VERSIONS; i++) {
+        (void)broker_stop(&brokers[i]);
+    }
+}
+
 const char *broker_address(const struct broker *b)
 {
     return b->address;

@@ -74,6 +74,11 @@ enum broker_code broker_restart(struct broker *b, unsigned node, const char *con
 enum broker_code broker_relaunch(struct broker *b, unsigned node, const char *const *properties);
 /* No process is left, no file either. Fine after any failure, and twice. */
 enum broker_code broker_stop(struct broker *b);
+/* One of each version, started together: what came of each says broker_usable. */
+#define BROKER_VERSIONS 2
+extern const char *const broker_versions[BROKER_VERSIONS]; /* "4.1", "3.9" */
+void broker_start_each(struct broker brokers[BROKER_VERSIONS], const char *const *properties);
+void broker_stop_each(struct broker brokers[BROKER_VERSIONS]);
 const char *broker_address(const struct broker *b);
 /* After a start: whether there is a broker now. If not, skips the test where this machine cannot
  * have one, and fails it where it could have. */
