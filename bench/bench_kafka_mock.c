@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "bench/bench.h"
+#include "bench/kafka_log.h"
 #include "levee/connect.h"
 #include "runtime/context.h"
 
@@ -272,24 +273,6 @@ struct ours { /* what a pass is like */
     levee_stream *source;
 };
 
-static int drop(levee_output *out, const struct levee_record *r, void *arg)
-{
-    (void)out;
-    (void)r;
-    (void)arg;
-    return 0;
-}
-
-static int nothing(levee_batch *batch, const struct levee_token *token, void *arg,
-                   struct levee_error *err)
-{
-    (void)batch;
-    (void)token;
-    (void)arg;
-    (void)err;
-    return LEVEE_OK;
-}
-
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     static const char *const large[] = {"queued.min.messages=1000000",
@@ -299,47 +282,8 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
         .brokers = brokers, .topic = o->topic->name, .properties = o->large_queues ? large : NULL};
 
     o->source = levee_kafka_source(ctx, "in", &k);
-    (void)levee_foreach_batch(levee_filter(o->source, drop, NULL), "none", nothing, NULL);
+    kafka_log_only(o->source);
     return levee_context_status(ctx, err);
-}
-
-static bool all_durable(levee_context *ctx, struct levee_inlet *in, uint64_t count)
-{
-    if (counter_get(&ctx->count.received) < count) {
-        return false;
-    }
-    pthread_mutex_lock(&in->mutex);
-    bool open = in->generation_used;
-    pthread_mutex_unlock(&in->mutex);
-    return !open && wal_durable_lsn(ctx->wal) + 1 == wal_next_lsn(ctx->wal);
-}
-
-/* Sums up what the log holds of the topic's messages. */
-static uint64_t sum_of_log(const struct topic *t, const struct rec_dir *dir)
-{
-    struct wal_facts facts = {0};
-    struct levee_error err = {0};
-    uint64_t sum = 0, count = 0;
-
-    bench_check(wal_scan(dir->io, dir->wal, &dir->context, 0, &facts, &err), &err, "scan");
-    for (size_t i = 0; i < facts.entry_count; i++) {
-        struct rt_block b = {0};
-        struct rt_block_cursor c;
-        struct levee_record r;
-        if (facts.entries[i].type != WAL_BLOCK) {
-            continue;
-        }
-        bench_check(wal_read_entry(dir->io, dir->wal, &facts, &facts.entries[i], &b.payload, &err),
-                    &err, "read");
-        bench_check(rt_block_parse(&b, &err), &err, "parse");
-        for (rt_block_cursor_init(&c, &b); rt_block_next(&c, &r); count++) {
-            sum += get_le64(r.value.data) * (r.value.len + 1);
-        }
-        buf_release(&b.payload);
-    }
-    wal_facts_release(&facts);
-    bench_must(count == t->count, "the log holds every message once");
-    return sum;
 }
 
 static struct pass our_pass(struct ours o, struct levee_metrics *ret_metrics)
@@ -362,7 +306,7 @@ static struct pass our_pass(struct ours o, struct levee_metrics *ret_metrics)
         bench_sleep_until(bench_now() + POLL_SECONDS);
     }
     struct bench_time from = bench_start();
-    while (!all_durable(ctx, in, t->count)) {
+    while (!kafka_log_has(ctx, in, t->count)) {
         bench_must(bench_now() < deadline, "levee waits for messages");
         bench_sleep_until(bench_now() + POLL_SECONDS * 5);
     }
@@ -371,7 +315,7 @@ static struct pass our_pass(struct ours o, struct levee_metrics *ret_metrics)
     bench_check(levee_stop(ctx, &err), &err, "stop");
     bench_check(levee_await(ctx, &err), &err, "await");
     if (o.read_back) {
-        p.sum = sum_of_log(t, &ctx->dir);
+        p.sum = kafka_log_sum(&ctx->dir, t->count);
     }
     levee_free(ctx);
     bench_remove("state");
