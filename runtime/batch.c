@@ -261,7 +261,6 @@ static int log_try(struct rt_batch *b, bool with_open, struct levee_error *err);
 static void run_durable(struct io_task *t)
 {
     struct rt_batch *b = CONTAINER_OF(t, struct rt_batch, durable_task);
-
     struct levee_error err = {0};
     int code = LEVEE_OK;
 

@@ -43,10 +43,11 @@ struct levee_inlet;
 struct rt_reread { /* records that are read again (reread.c); the lane's while busy, else the loop's
                     */
     struct levee_inlet *inlet;
-    struct io_lane *lane; /* NULL: the source cannot */
+    struct io_lane *lane; /* NULL: recovery found nothing for it to do */
     struct io_task task, reply;
     struct rt_block **blocks;
     size_t count, cap, done;
+    size_t left; /* blocks of the last life that are still without records */
     bool busy, reported;
     _Atomic bool hurry;
     uint32_t backoff_ms;
@@ -372,6 +373,7 @@ void rt_source_encode(struct rt_source *s, struct buf *ret);
 int rt_source_decode(struct rt_source *s, struct levee_slice bytes, struct levee_error *err);
 
 /* ---- reread.c ---- */
+/* After the log was read. */
 int rt_reread_open(levee_context *ctx, struct levee_error *err);
 /* Are there blocks without records that the next batch takes (next NULL: an unlogged one)? Then
  * they are being read, and rt_pump is called when they are there. */
@@ -431,6 +433,8 @@ int rt_append(levee_context *ctx, struct wal_frame *first, struct levee_error *e
 int64_t rt_clock_due(levee_context *ctx);
 uint64_t rt_clock_next_ns(levee_context *ctx);
 void rt_clock_start(levee_context *ctx);
+/* Batch time of the newest batch, also of those still to be replayed. */
+int64_t rt_newest_time(const levee_context *ctx);
 
 /* ---- ckpt_job.c ---- */
 bool rt_ckpt_due(levee_context *ctx);

@@ -26,7 +26,7 @@ const char *rt_life_name(enum rt_life life)
 /* ---- clock ---- */
 
 /* Of the newest batch that there is, those that are to be replayed included. */
-static int64_t newest_time(const levee_context *ctx)
+int64_t rt_newest_time(const levee_context *ctx)
 {
     int64_t last = ctx->last_time;
 
@@ -39,7 +39,7 @@ static int64_t newest_time(const levee_context *ctx)
 
 void rt_clock_start(levee_context *ctx)
 {
-    int64_t last = newest_time(ctx);
+    int64_t last = rt_newest_time(ctx);
 
     ctx->mono0_ns = ctx->io->ops->now_ns(ctx->io);
     ctx->wall0_ms = ctx->io->ops->wall_ms(ctx->io);
@@ -197,9 +197,9 @@ static void start_next_batch(levee_context *ctx)
         rt_reread_needed(ctx, next ? CONTAINER_OF(next, struct rt_logged_batch, link) : NULL)) {
         return; /* and again when they are there */
     }
-    if (ctx->logged.head) {
-        struct link *l = fifo_pop(&ctx->logged);
-        code = rt_batch_open(ctx, CONTAINER_OF(l, struct rt_logged_batch, link), 0, 0, &err);
+    if (next) {
+        (void)fifo_pop(&ctx->logged);
+        code = rt_batch_open(ctx, CONTAINER_OF(next, struct rt_logged_batch, link), 0, 0, &err);
     } else if (rt_sinks_judged(ctx)) {
         int64_t due = rt_clock_due(ctx);
         if (due <= ctx->last_time || !(any_input(ctx) || ctx->opt.empty_batches ||

@@ -127,6 +127,7 @@ static void run_reply(struct io_task *t)
     bool ending = ctx->failed || ctx->stop_requested;
 
     r->busy = false;
+    r->left -= r->done;
     if (r->done) {
         r->backoff_ms = 0;
         r->reported = false;
@@ -182,7 +183,7 @@ bool rt_reread_needed(levee_context *ctx, const struct rt_logged_batch *next)
             needed = true;
             continue;
         }
-        if (!r->lane || (next && !range)) {
+        if (!r->left || (next && !range)) {
             continue;
         }
         if (find_blocks(in, range ? range->last_lsn : 0, &err) != LEVEE_OK) {
@@ -213,7 +214,7 @@ int rt_reread_open(levee_context *ctx, struct levee_error *err)
         in->reread.inlet = in;
         in->reread.task.run = run_task;
         in->reread.reply.run = run_reply;
-        if (in->ops->read) {
+        if (in->reread.left) {
             code = ctx->io->ops->lane_open(ctx->io, "reread", &in->reread.lane, err);
         }
     }

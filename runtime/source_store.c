@@ -30,6 +30,7 @@ int rt_source_restore_block(struct rt_source *s, struct rt_block *b, struct leve
         }
     }
     in->last_lsn = in->durable_lsn = b->lsn;
+    in->reread.left += b->elsewhere;
     fifo_push(&in->waiting, &b->link);
     in->waiting_records += b->count;
     (void)atomic_fetch_add(&in->ctx->buffered, bytes);

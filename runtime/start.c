@@ -56,11 +56,7 @@ static uint64_t epoch_floor(levee_context *ctx)
 
 static int check_clock(levee_context *ctx, struct levee_error *err)
 {
-    int64_t last = ctx->last_time, now = ctx->io->ops->wall_ms(ctx->io);
-
-    for (struct link *l = ctx->logged.head; l; l = l->next) {
-        last = CONTAINER_OF(l, struct rt_logged_batch, link)->header.time_ms;
-    }
+    int64_t last = rt_newest_time(ctx), now = ctx->io->ops->wall_ms(ctx->io);
     int64_t ahead = last ? now - last : 0;
     if (ctx->opt.max_clock_jump_ms && ahead > (int64_t)ctx->opt.max_clock_jump_ms &&
         !ctx->opt.accept_clock_jump) {
@@ -124,9 +120,6 @@ static int open_lanes(levee_context *ctx, struct levee_error *err)
     }
     if (code == LEVEE_OK) {
         code = io->ops->lane_open(io, "checkpoint", &ctx->ckpt_lane, err);
-    }
-    if (code == LEVEE_OK) {
-        code = rt_reread_open(ctx, err);
     }
     for (size_t i = 0; i < ctx->graph->sink_count && code == LEVEE_OK; i++) {
         struct rt_sink *s = ctx->graph->sinks[i]->sink;
@@ -253,6 +246,9 @@ int levee_start(levee_context *ctx, struct levee_error *err)
     }
     if (code == LEVEE_OK) {
         code = ctx->has_facts ? start_again(ctx, err) : start_fresh(ctx, &dir, err);
+    }
+    if (code == LEVEE_OK) {
+        code = rt_reread_open(ctx, err);
     }
     if (code == LEVEE_OK) {
         code = announce_sinks(ctx, err);
