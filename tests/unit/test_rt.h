@@ -11,6 +11,7 @@
 
 #include "runtime/dataset.h"
 #include "runtime/engine.h"
+#include "runtime/exec.h"
 #include "runtime/operator.h"
 #include "tests/support/suite.h"
 
@@ -218,6 +219,52 @@ static inline void bed_copy_delta(struct bed *from, struct bed *to)
         }
     }
     rt_engine_free_slices(s, n);
+}
+
+/* What is present in one engine's tables into another's. */
+static inline void bed_copy_state(const struct bed *from, struct bed *to)
+{
+    for (size_t i = 0; i < from->engine->table_count; i++) {
+        const struct rt_table *t = &from->engine->tables[i];
+        for (size_t at = 0; at < RT_KEY_GROUPS; at++) {
+            for (uint32_t k = 0; k < t->groups[at].count; k++) {
+                const struct rt_entry *e = &t->groups[at].entries[k];
+                struct levee_slice key = rt_entry_key(e);
+                struct ckpt_entry x = {.group = (uint32_t)at,
+                                       .key = key,
+                                       .value = rt_entry_value(e),
+                                       .hash = hash_key(key.data, key.len),
+                                       .touch_ms = e->touch_ms,
+                                       .timer_ms = e->timer_ms};
+                MUST(!e->present || rt_engine_load(to->engine, t->id, &x, NULL) == LEVEE_OK);
+            }
+        }
+    }
+}
+
+/* A new life: tables and clocks of one into a fresh other, which is what a chain of checkpoints
+ * comes to. `from` was on the heap and is gone. */
+static inline void bed_hand_over(struct bed *from, struct bed *to)
+{
+    uint32_t tables[8];
+    size_t n = from->engine->table_count;
+    struct buf clocks = {0};
+
+    MUST(n <= ARRAY_LEN(tables));
+    for (size_t i = 0; i < n; i++) {
+        tables[i] = from->engine->tables[i].id;
+    }
+    bed_copy_delta(from, NULL); /* its digest is then up to date */
+    bed_copy_state(from, to);
+    rt_engine_encode_clocks(from->engine, &clocks);
+    MUST(clocks.len == 0 ||
+         rt_engine_decode_clocks(to->engine, buf_view(&clocks), NULL) == LEVEE_OK);
+    MUST(rt_engine_loaded(to->engine, tables, n, NULL) == LEVEE_OK);
+    ck_assert_uint_eq(rt_engine_state_digest(to->engine), rt_engine_state_digest(from->engine));
+    to->batch = from->batch;
+    buf_release(&clocks);
+    bed_release(from);
+    free(from);
 }
 
 /* "key=value key=value|…" with one | between partitions; values of 8 bytes as numbers. */

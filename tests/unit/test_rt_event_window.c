@@ -371,45 +371,12 @@ static void hear(const struct bed *b)
     }
 }
 
-/* Everything present, which is what a chain of checkpoints comes to. */
-static void bed_copy_state(const struct bed *from, struct bed *to)
-{
-    for (size_t i = 0; i < from->engine->table_count; i++) {
-        const struct rt_table *t = &from->engine->tables[i];
-        for (uint32_t g = 0; g < RT_KEY_GROUPS; g++) {
-            for (uint32_t k = 0; k < t->groups[g].count; k++) {
-                const struct rt_entry *e = &t->groups[g].entries[k];
-                struct levee_slice key = rt_entry_key(e);
-                struct ckpt_entry x = {.group = g,
-                                       .key = key,
-                                       .value = rt_entry_value(e),
-                                       .hash = hash_key(key.data, key.len),
-                                       .touch_ms = e->touch_ms,
-                                       .timer_ms = e->timer_ms};
-                MUST(!e->present || rt_engine_load(to->engine, t->id, &x, NULL) == LEVEE_OK);
-            }
-        }
-    }
-}
-
-/* Tables and clocks of one into a fresh other, as a checkpoint carries them. */
 static struct bed *reborn(struct bed *from, const struct levee_event_window *o, uint64_t lateness,
                           uint32_t workers, uint32_t partitions)
 {
     struct bed *b = bed_windows(o, lateness, workers, partitions);
-    uint32_t table = rt_uid_hash("windows");
-    struct buf clocks = {0};
 
-    bed_copy_delta(from, NULL); /* its digest is then up to date */
-    bed_copy_state(from, b);
-    rt_engine_encode_clocks(from->engine, &clocks);
-    MUST(rt_engine_decode_clocks(b->engine, buf_view(&clocks), NULL) == LEVEE_OK);
-    MUST(rt_engine_loaded(b->engine, &table, 1, NULL) == LEVEE_OK);
-    ck_assert_uint_eq(rt_engine_state_digest(b->engine), rt_engine_state_digest(from->engine));
-    b->batch = from->batch;
-    buf_release(&clocks);
-    bed_release(from);
-    free(from);
+    bed_hand_over(from, b);
     return b;
 }
 

@@ -180,37 +180,6 @@ static struct bed *bed_random(uint32_t workers, uint32_t partitions)
     return b;
 }
 
-/* Everything present into another engine, with the clocks. */
-static void hand_over(struct bed *from, struct bed *to)
-{
-    uint32_t table = rt_uid_hash("p");
-    struct buf clocks = {0};
-    const struct rt_table *t = &from->engine->tables[0];
-
-    bed_copy_delta(from, NULL);
-    for (uint32_t g = 0; g < RT_KEY_GROUPS; g++) {
-        for (uint32_t k = 0; k < t->groups[g].count; k++) {
-            const struct rt_entry *e = &t->groups[g].entries[k];
-            struct levee_slice key = rt_entry_key(e);
-            struct ckpt_entry x = {.group = g,
-                                   .key = key,
-                                   .value = rt_entry_value(e),
-                                   .hash = hash_key(key.data, key.len),
-                                   .touch_ms = e->touch_ms,
-                                   .timer_ms = e->timer_ms};
-            MUST(!e->present || rt_engine_load(to->engine, t->id, &x, NULL) == LEVEE_OK);
-        }
-    }
-    rt_engine_encode_clocks(from->engine, &clocks);
-    MUST(rt_engine_decode_clocks(to->engine, buf_view(&clocks), NULL) == LEVEE_OK);
-    MUST(rt_engine_loaded(to->engine, &table, 1, NULL) == LEVEE_OK);
-    ck_assert_uint_eq(rt_engine_state_digest(to->engine), rt_engine_state_digest(from->engine));
-    to->batch = from->batch;
-    buf_release(&clocks);
-    bed_release(from);
-    free(from);
-}
-
 static void compare(uint64_t batch, int seed)
 {
     qsort(lines[0], line_count[0], sizeof lines[0][0], by_line);
@@ -279,7 +248,7 @@ START_TEST(random_processes_are_the_models)
         for (size_t i = 1; i < 3; i++) {
             if (i == 1 || rng_next(&rng) % 4 == 0) {
                 struct bed *next = bed_random(workers[(i + batch) % 3], partitions[batch % 3]);
-                hand_over(beds[i], next);
+                bed_hand_over(beds[i], next);
                 beds[i] = next;
             }
         }

@@ -170,32 +170,12 @@ static void feed(struct bed *b, uint16_t partition, uint32_t key, uint64_t value
     bed_feed(b, 0, partition, &r, 1);
 }
 
-/* Everything present, which is what a chain of checkpoints comes to, into a fresh engine. */
 static struct bed *reborn(struct bed *from, const struct shape *s, uint32_t workers,
                           uint32_t partitions)
 {
     struct bed *b = bed_windowed(s, workers, partitions);
-    const struct rt_table *t = &from->engine->tables[0];
-    uint32_t id = t->id;
 
-    bed_copy_delta(from, NULL); /* its digest is then up to date */
-    for (uint32_t g = 0; g < RT_KEY_GROUPS; g++) {
-        for (uint32_t k = 0; k < t->groups[g].count; k++) {
-            const struct rt_entry *e = &t->groups[g].entries[k];
-            struct levee_slice key = rt_entry_key(e);
-            struct ckpt_entry x = {.group = g,
-                                   .key = key,
-                                   .value = rt_entry_value(e),
-                                   .hash = hash_key(key.data, key.len),
-                                   .touch_ms = e->touch_ms};
-            MUST(!e->present || rt_engine_load(b->engine, id, &x, NULL) == LEVEE_OK);
-        }
-    }
-    MUST(rt_engine_loaded(b->engine, &id, 1, NULL) == LEVEE_OK);
-    ck_assert_uint_eq(rt_engine_state_digest(b->engine), rt_engine_state_digest(from->engine));
-    b->batch = from->batch;
-    bed_release(from);
-    free(from);
+    bed_hand_over(from, b);
     return b;
 }
 
