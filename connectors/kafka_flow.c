@@ -75,7 +75,7 @@ static bool has_leader(const rd_kafka_topic_partition_list_t *list, const int32_
 static void poke(struct kafka_source *s)
 {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    int32_t leaders[LEADERS_MAX];
+    int32_t leaders[LEADERS_MAX] = {0};
 
     for (size_t i = 0; i < s->count && list->cnt < LEADERS_MAX; i++) {
         const struct kafka_partition *p = s->partitions[i];

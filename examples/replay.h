@@ -43,10 +43,9 @@ static int replay_lines(levee_stream *lines, FILE *f, struct levee_error *err)
     uint64_t skip = levee_queue_durable(lines), number = 0;
     char *text[REPLAY_LINES] = {NULL};
     size_t n = 0, cap[REPLAY_LINES] = {0};
-    ssize_t len;
     int code = LEVEE_OK;
 
-    while (code == LEVEE_OK && (len = getline(&text[n], &cap[n], f)) >= 0) {
+    while (code == LEVEE_OK && getline(&text[n], &cap[n], f) >= 0) {
         text[n][strcspn(text[n], "\n")] = '\0';
         n += ++number > skip;
         if (n == REPLAY_LINES) {

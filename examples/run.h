@@ -62,7 +62,7 @@ static int run(const struct levee_options *options, levee_setup_fn build, void *
         status = levee_await(ctx, &err) ? levee_print_error(stderr, &err)
                  : after                ? after(ctx, arg, &err)
                                         : 0;
-        pthread_kill(waiter, SIGTERM); /* it waits for one; a stopped context refuses the drain */
+        pthread_kill(waiter, SIGINT); /* it waits for one; a stopped context refuses the drain */
         pthread_join(waiter, NULL);
     }
     levee_free(ctx);
