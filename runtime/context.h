@@ -139,6 +139,7 @@ struct rt_sink {
     enum { RT_SINK_LOOK, RT_SINK_SETTLE, RT_SINK_BATCH, RT_SINK_REFRESH } job;
     struct io_task task, reply, note_task, refresh_task;
     uint64_t used_ns;       /* when the sink was last told anything */
+    uint64_t busy_since_ns; /* … and when it was asked what it is busy with */
     struct rt_batch *batch; /* what it commits now; NULL: idle */
     bool busy;
     uint32_t backoff_ms; /* > 0: the next job waits until retry_at_ns */
@@ -400,6 +401,9 @@ void rt_sinks_begin(
     struct rt_batch *b); /* marks the sinks that have it already or need nothing of it */
 void rt_sinks_next(levee_context *ctx); /* idle sinks take the oldest batch they lack */
 bool rt_sinks_idle(levee_context *ctx);
+/* How many computed batches sinks lack that are not held up themselves: a sink that waits for what
+ * is down does not count, unless all of them do. */
+size_t rt_sinks_lack(levee_context *ctx);
 
 /* ---- letters.c ---- */
 /* The letters of a batch that was just computed; what its first run's sinks refused is taken out of

@@ -19,6 +19,7 @@
 
 #define SINK_BACKOFF_FIRST_MS 50u
 #define SINK_BACKOFF_MAX_MS   5000u
+#define SINK_HELD_UP_NS       1000000000u /* a call that takes longer waits for something */
 
 /* ---- the job, on the sink's lane ---- */
 
@@ -239,6 +240,7 @@ static int settled(struct rt_sink *s, struct levee_error *err)
     f->owner = s;
     f->done = note_durable;
     s->busy = true;
+    s->busy_since_ns = s->ctx->io->ops->now_ns(s->ctx->io);
     code = rt_append(s->ctx, f, err);
     if (code) {
         s->busy = false;
@@ -313,6 +315,7 @@ static void run_refresh(struct io_task *t)
         !ctx->failed) {
         s->job = RT_SINK_REFRESH;
         s->busy = true;
+        s->busy_since_ns = now;
         ctx->io->ops->lane_post(s->lane, &s->task);
     }
     ctx->io->ops->lane_post_at(ctx->loop, &s->refresh_task, now + every);
@@ -392,6 +395,44 @@ static bool next_job(levee_context *ctx, struct rt_sink *s)
     return true;
 }
 
+/* It waits for what is down: between two tries, or in a call that does not come back. */
+static bool is_held_up(const struct rt_sink *s, uint64_t now)
+{
+    return s->backoff_ms || (s->busy && now > s->busy_since_ns + SINK_HELD_UP_NS);
+}
+
+/* A batch is lacked while it is on its way into the log, too. A sink of letters whose turn has not
+ * come lacks nothing: those that it waits for do. */
+static bool is_lacked(levee_context *ctx, const struct rt_batch *b, uint64_t now)
+{
+    bool lacked = b->stage != RT_SINKING;
+
+    for (size_t i = 0; i < ctx->graph->sink_count && !lacked; i++) {
+        const struct rt_sink *s = ctx->graph->sinks[i]->sink;
+        lacked = !b->sink_done[i] && !is_held_up(s, now) && may_begin(b, s);
+    }
+    return lacked;
+}
+
+size_t rt_sinks_lack(levee_context *ctx)
+{
+    uint64_t now = ctx->io->ops->now_ns(ctx->io);
+    bool any_at_work = false;
+    size_t n = 0;
+
+    for (size_t i = 0; i < ctx->graph->sink_count && !any_at_work; i++) {
+        const struct rt_sink *s = ctx->graph->sinks[i]->sink;
+        any_at_work = !is_held_up(s, now) && !rt_takes_letters(s);
+    }
+    if (!any_at_work) {
+        return ctx->committing.count;
+    }
+    for (struct link *l = ctx->committing.head; l; l = l->next) {
+        n += is_lacked(ctx, CONTAINER_OF(l, struct rt_batch, link), now);
+    }
+    return n;
+}
+
 void rt_sinks_next(levee_context *ctx)
 {
     for (size_t i = 0; i < ctx->graph->sink_count; i++) {
@@ -400,6 +441,7 @@ void rt_sinks_next(levee_context *ctx)
             continue;
         }
         s->busy = true;
+        s->busy_since_ns = ctx->io->ops->now_ns(ctx->io);
         if (s->backoff_ms) {
             ctx->io->ops->lane_post_at(s->lane, &s->task, s->retry_at_ns);
         } else {

@@ -2,7 +2,8 @@
  * The process that is killed: a small exactly-once job, started by the tests of this folder.
  *
  *     crash_child DIR OUT ACKS STATUS SEED RECORDS [--point|--stop NAME HIT] [--idle] [--forever]
- *                 [--close-fds] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]
+ *                 [--close-fds] [--ahead SETS] [--rate RECORDS] [--kafka BROKERS TOPIC] [--also
+ * BROKERS TOPIC]
  *                 [--property P]... [--refresh MS] [--timeout MS] [--part BYTES]
  *
  * A sender with numbered records (crash_job.h) hands them over in sets and resumes, as a real one
@@ -52,7 +53,7 @@ static struct {
     const char *properties[8];
     size_t property_count;
     uint64_t seed, records, hit;
-    uint64_t ahead;
+    uint64_t ahead, rate;
     uint32_t refresh_ms, timeout_ms;
     uint64_t part_bytes;
     bool idle, forever, close_fds, stop;
@@ -399,6 +400,7 @@ static int run(struct levee_error *err)
                               .checkpoint_batches = 2,
                               .buffer_bytes = opt.seed % 2 ? 0 : TIGHT_BUFFER,
                               .block_bytes = opt.seed % 2 ? 0 : TIGHT_BUFFER / 8,
+                              .max_rate = opt.rate,
                               .workers = 2,
                               .partitions = 4,
                               .guarantee = LEVEE_EXACTLY_ONCE,
@@ -419,7 +421,8 @@ int main(int argc, char **argv)
 
     if (argc < 7) {
         fputs("usage: crash_child DIR OUT ACKS STATUS SEED RECORDS [--point NAME HIT] [--idle]"
-              " [--forever] [--ahead SETS] [--kafka BROKERS TOPIC] [--also BROKERS TOPIC]"
+              " [--forever] [--ahead SETS] [--rate RECORDS] [--kafka BROKERS TOPIC] [--also "
+              "BROKERS TOPIC]"
               " [--property P]... [--refresh MS] [--timeout MS] [--part BYTES]\n",
               stderr);
         return 1;
@@ -451,6 +454,8 @@ int main(int argc, char **argv)
             opt.part_bytes = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--ahead") == 0 && i + 1 < argc) {
             opt.ahead = strtoull(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--rate") == 0 && i + 1 < argc) {
+            opt.rate = strtoull(argv[++i], NULL, 10);
         } else if ((strcmp(argv[i], "--point") == 0 || strcmp(argv[i], "--stop") == 0) &&
                    i + 2 < argc) {
             opt.stop = argv[i][2] == 's';

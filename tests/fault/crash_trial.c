@@ -132,7 +132,7 @@ static int add_number(const char **args, int n, const char *name, uint64_t numbe
 
 pid_t trial_spawn(struct trial *t, const struct trial_life *life)
 {
-    char seed[24], records[24], hit[24], refresh[24], timeout[24], ahead[24], part[24];
+    char seed[24], records[24], hit[24], refresh[24], timeout[24], ahead[24], rate[24], part[24];
     const char *args[ARGS_MAX] = {child_program(), t->dir, t->out, t->acks,
                                   t->status_path,  seed,   records};
     int n = 7;
@@ -171,6 +171,7 @@ pid_t trial_spawn(struct trial *t, const struct trial_life *life)
     n = add_number(args, n, "--refresh", life->refresh_ms, refresh);
     n = add_number(args, n, "--timeout", life->timeout_ms, timeout);
     n = add_number(args, n, "--ahead", life->ahead, ahead);
+    n = add_number(args, n, "--rate", life->rate, rate);
     (void)add_number(args, n, "--part", t->part_bytes, part);
     __atomic_store_n(&t->status->started, 0, __ATOMIC_SEQ_CST);
     pid_t pid = fork();

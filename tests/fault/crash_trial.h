@@ -49,6 +49,7 @@ struct trial_life {
     uint32_t refresh_ms; /* of the Kafka sink */
     uint32_t timeout_ms; /* of its transactions */
     uint64_t ahead;      /* sets in flight; 0: as the seed says */
+    uint64_t rate;       /* records a second; 0: as fast as levee takes them */
     int limit;           /* RLIMIT_…, where limit_to is not 0 */
     uint64_t limit_to;
 };
