@@ -49,15 +49,28 @@ static void add_refusal(struct kafka_sink *s, uint64_t index, rd_kafka_resp_err_
     s->refusals[s->refusal_count++] = (struct levee_refusal){index, (int)code};
 }
 
-/* The private pointer of a message is its number in the batch, from 1. */
+/* The private pointer of a message is its number in the batch, from 1, and whether its time is its
+ * own: else it is this machine's clock that the broker refuses, and not the record. */
+#define OWN_TIME ((uint64_t)1 << 63)
+
+static bool is_the_clock(const rd_kafka_message_t *m)
+{
+    return m->err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP &&
+           !((uint64_t)(uintptr_t)m->_private & OWN_TIME);
+}
+
 void ksink_delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
     struct kafka_sink *s = opaque;
-    uint64_t number = (uint64_t)(uintptr_t)m->_private;
+    uint64_t number = (uint64_t)(uintptr_t)m->_private & ~OWN_TIME;
 
     (void)rk;
     if (m->err) {
         s->delivery_error = s->delivery_error ? s->delivery_error : m->err;
+        if (is_the_clock(m)) {
+            s->clock_refused = true;
+            return;
+        }
         if (is_refusal(m->err) && s->probing) {
             size_t size = m->len + m->key_len;
             s->limit = s->limit && s->limit < size ? s->limit : size;
@@ -227,7 +240,7 @@ static rd_kafka_resp_err_t produce_once(struct kafka_sink *s, struct message *m,
 {
     void *value = (void *)(uintptr_t)pointer_of(m->value);
     const uint8_t *key = pointer_of(m->key);
-    void *opaque = (void *)(uintptr_t)number;
+    void *opaque = (void *)(uintptr_t)(number | (m->time_ms ? OWN_TIME : 0));
 
     if (!m->headers && !m->time_ms) {
         return rd_kafka_produce(s->active->rkt, m->partition, m->flags, value, m->value.len, key,

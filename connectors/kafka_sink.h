@@ -82,6 +82,7 @@ struct kafka_sink {
     struct ksink_position mark, mark_now; /* of the last committed batch; of this one */
     rd_kafka_resp_err_t delivery_error;
     bool suspect;               /* a request was refused for what is in it */
+    bool clock_refused;         /* … for our clock */
     struct ksink_position anew; /* a record that lies before older ones; partition -1: none does */
     char client_error[256];
 };

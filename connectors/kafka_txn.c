@@ -185,6 +185,17 @@ int ksink_error(const struct kafka_sink *s, enum ksink_outcome outcome, const ch
                   (unsigned long long)s->anew.batch);
         return LEVEE_ESINK_BEHIND;
     }
+    if (s->clock_refused) { /* passes when the clock is set */
+        err_set(err, LEVEE_EBROKER,
+                "Kafka topic %s does not take records of this time: is this machine's clock right?",
+                s->topic);
+        err_where(err, "brokers %s", s->brokers);
+        err_expected(err, "a time that is less than the topic's message.timestamp limits away "
+                          "from the broker's");
+        err_found(err, "%s; the wall clock here says %lld ms", text,
+                  (long long)s->io->ops->wall_ms(s->io));
+        return LEVEE_EBROKER;
+    }
     err_set(err, codes[outcome], "Kafka topic %s: %s failed", s->topic, doing);
     err_where(err, "brokers %s", s->brokers);
     err_found(err, "%s%s%s", text, s->client_error[0] ? "; " : "", s->client_error);
@@ -351,7 +362,7 @@ int ksink_begin(struct kafka_sink *s, struct levee_error *err)
     char text[256] = "";
 
     s->delivery_error = RD_KAFKA_RESP_ERR_NO_ERROR;
-    s->suspect = false;
+    s->suspect = s->clock_refused = false;
     s->bytes = 0;
     s->began_ns = s->io->ops->now_ns(s->io);
     s->marked = 0;

@@ -377,7 +377,8 @@ START_TEST(l_timeout_the_process_sleeps_longer_than_its_transaction)
 END_TEST
 
 /* The wall clock of the job jumps while it runs, an hour forth, back, to years ago; and it is
- * killed and started at another time. Nothing of the sink goes by it. */
+ * killed and started at another time. Nothing of the sink goes by it but the records' times: a day
+ * ahead a broker of today refuses them, which is said and waited out, and no record is blamed. */
 START_TEST(l_clock_the_wall_clock_jumps)
 {
     static const int64_t jumps[] = {3000, -3600, -1700000000, 0, 600};
@@ -415,13 +416,14 @@ START_TEST(l_clock_the_wall_clock_jumps)
     ktrial_wait_for_records(&t, 100);
     if (strcmp(ktrial_version(), "4.1") == 0) {
         __atomic_store_n(shift, 86400, __ATOMIC_SEQ_CST);
-        int code = trial_wait(&t, pid, TRIAL_PATIENCE_MS);
-        ck_assert_msg(code > 0 && code < 1000 && ktrial_said(&t, "nvalid timestamp"),
-                      "a day ahead: ended with %d: %s", code, trial_said(&t));
-        ktrial_must_be_fine(&t, "a day ahead");
-    } else {
-        ktrial_kill(&t, pid, "at another time");
+        for (int patience = TRIAL_PATIENCE_MS; !ktrial_said(&t, "clock right?"); patience -= 20) {
+            ck_assert_msg(patience > 0, "a day ahead: not a word: %s", trial_said(&t));
+            (void)poll(NULL, 0, 20);
+        }
+        __atomic_store_n(shift, 0, __ATOMIC_SEQ_CST);
+        ktrial_wait_for_more(&t, 100);
     }
+    ktrial_kill(&t, pid, "at another time");
     (void)unsetenv("LD_PRELOAD");
     ktrial_must_finish(&t);
     numbered_trials("l_clock_the_wall_clock_jumps", sizeof jumps / sizeof jumps[0] + 2);
