@@ -161,6 +161,13 @@ static bool from_letter(const struct levee_record *r, struct message *m)
     }
     m->key = d.key;
     m->value = d.value;
+    if (d.source[0] &&
+        (!add_header(m, "levee.source", strlen("levee.source"), slice_str(d.source)) ||
+         !add_header(m, "levee.producer", strlen("levee.producer"), d.producer) ||
+         !add_number(m, "levee.first", (int64_t)d.first) ||
+         !add_number(m, "levee.last", (int64_t)d.last))) {
+        return false;
+    }
     return add_header(m, "levee.uid", strlen("levee.uid"), slice_str(d.uid)) &&
            add_number(m, "levee.code", d.code) && add_number(m, "levee.attempts", d.attempts) &&
            add_number(m, "levee.batch", (int64_t)d.batch) &&

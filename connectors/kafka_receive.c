@@ -87,6 +87,11 @@ static size_t make_run(struct kafka_source *s, size_t first)
     return n;
 }
 
+uint32_t kafka_input_of(const struct kafka_partition *p)
+{
+    return (p->topic->first_input + (uint32_t)p->id) % KAFKA_INPUTS;
+}
+
 static int deliver(struct kafka_source *s, struct levee_error *err)
 {
     for (size_t first = 0, n; first < s->held_count; first += n) {
@@ -99,7 +104,7 @@ static int deliver(struct kafka_source *s, struct levee_error *err)
             .producer = p->producer,
             .first_sequence = s->sequences[0],
             .sequences = s->sequences,
-            .partition = (p->topic->first_input + (uint32_t)p->id) % KAFKA_INPUTS,
+            .partition = kafka_input_of(p),
             .records = s->records,
             .count = n,
         };
@@ -186,18 +191,14 @@ static bool unreadable(rd_kafka_resp_err_t code)
 static int take_event(struct kafka_source *s, const rd_kafka_message_t *m, struct levee_error *err)
 {
     struct kafka_partition *p = kafka_partition_of(s, m);
-    int code;
 
     switch ((int)m->err) { /* a few of some hundred codes */
     case RD_KAFKA_RESP_ERR__PARTITION_EOF:
         return p ? take_end(s, p, m->offset, err) : LEVEE_OK;
     case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
     case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-        if (!p || p->resting) {
-            return LEVEE_OK;
-        }
-        code = kafka_out_of_range(s, p, err);
-        return code ? code : kafka_rest(s, p, FULL_RETRY_NS, err);
+        s->out_of_range = p && !p->resting ? p : NULL;
+        return LEVEE_OK;
     case RD_KAFKA_RESP_ERR__FATAL:
         return fatal_client_error(s, err);
     case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
@@ -341,6 +342,19 @@ static int begin(struct kafka_source *s, struct levee_error *err)
     return code ? code : kafka_assign(s, err);
 }
 
+/* After what is held has gone out, or a gap that is skipped would overtake records before it. */
+static int answer_range(struct kafka_source *s, struct levee_error *err)
+{
+    struct kafka_partition *p = s->out_of_range;
+
+    s->out_of_range = NULL;
+    if (!p || p->resting) {
+        return LEVEE_OK;
+    }
+    int code = kafka_out_of_range(s, p, err);
+    return code ? code : kafka_rest(s, p, FULL_RETRY_NS, err);
+}
+
 /* Held messages go out, rested partitions come back, new ones join. */
 static int turn(struct kafka_source *s, struct levee_error *err)
 {
@@ -350,6 +364,7 @@ static int turn(struct kafka_source *s, struct levee_error *err)
         code = deliver(s, err);
     }
     drop_held(s);
+    code = code ? code : answer_range(s, err);
     if (code == LEVEE_OK && s->parked) {
         code = kafka_assign(s, err);
     }
@@ -365,6 +380,7 @@ static int turn(struct kafka_source *s, struct levee_error *err)
 
 int kafka_receive(struct kafka_source *s, struct levee_error *err)
 {
+    s->out_of_range = NULL;
     int code = begin(s, err);
 
     while (code == LEVEE_OK && !atomic_load(&s->stop)) {

@@ -167,6 +167,7 @@ struct kafka_source {
     rd_kafka_message_t *held[KAFKA_HELD_MAX];
     struct kafka_partition *held_partition[KAFKA_HELD_MAX];
     size_t held_count;
+    struct kafka_partition *out_of_range; /* the broker does not have its next offset; NULL: none */
     struct levee_record records[KAFKA_HELD_MAX];
     uint64_t sequences[KAFKA_HELD_MAX];
     size_t offsets[KAFKA_HELD_MAX]; /* of envelopes in scratch */
@@ -234,8 +235,10 @@ int kafka_run_ended(struct kafka_source *s, struct levee_error *err);
 /* Gives partitions from `first` on their durable start and end, and a next. Blocks until they are
  * durable. */
 int kafka_positions_resolve(struct kafka_source *s, size_t first, struct levee_error *err);
-/* The broker does not have p->next. LEVEE_OK: it does after all, or the gap was skipped, and the
- * partition is to be assigned again. Errors: OFFSET_RANGE, STOPPED, ACCESS. */
+/* The input partition of its records. */
+uint32_t kafka_input_of(const struct kafka_partition *p);
+/* Nothing of p is held. The broker does not have p->next. LEVEE_OK: it does after all, or the gap
+ * was skipped, and the partition is to be assigned again. Errors: OFFSET_RANGE, STOPPED, ACCESS. */
 int kafka_out_of_range(struct kafka_source *s, struct kafka_partition *p, struct levee_error *err);
 int kafka_watermarks(struct kafka_source *s, const struct kafka_partition *p, int64_t *ret_low,
                      int64_t *ret_high, struct levee_error *err);

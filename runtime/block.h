@@ -24,6 +24,7 @@ enum rt_block_flags {
     RT_BLOCK_HOLES = 4,    /* sequences are listed one by one */
     RT_BLOCK_NUMBERED = 8, /* a reliable producer: sequences count */
     RT_BLOCK_BYE = 16,     /* the producer has left: no records */
+    RT_BLOCK_GAP = 64,     /* the source skipped these sequences for good: no records */
     RT_BLOCK_RANGE = 32    /* only in the log: the records are at their source (positions mode) */
 };
 

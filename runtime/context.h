@@ -216,6 +216,11 @@ struct rt_batch {
 };
 
 /* ---- dead letters (letters.c) ---- */
+struct rt_origin {               /* of a record; of a gap: what is missing */
+    char source[65];             /* "": a function made it */
+    struct levee_slice producer; /* a view */
+    uint64_t first, last;        /* sequences; 0: it was not numbered */
+};
 struct rt_letters { /* stored whole in every version, bounded by count and bytes */
     struct buf bytes;
     uint64_t count;
@@ -415,6 +420,13 @@ int rt_letters_refused(struct rt_sink *s, struct levee_error *err);
 bool rt_takes_letters(const struct rt_sink *s);
 void rt_letters_encode(const struct rt_letters *l, struct buf *ret);
 int rt_letters_decode(struct rt_letters *l, struct levee_slice bytes, struct levee_error *err);
+
+/* ---- letter_origin.c ---- */
+void rt_origin_of(const struct rt_batch *b, const struct rt_decision *d, struct rt_origin *ret);
+void rt_origin_of_gap(const struct rt_batch *b, const struct rt_block *block,
+                      struct rt_decision *ret_decision, struct rt_origin *ret);
+void rt_origin_encode(const struct rt_origin *o, struct buf *ret);
+bool rt_origin_decode(struct cursor *c, struct rt_origin *ret);
 
 /* ---- slice.c ---- */
 void rt_slices_answer(levee_context *ctx); /* loop */

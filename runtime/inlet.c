@@ -167,7 +167,7 @@ static int queue_block(struct levee_inlet *in, struct rt_block *b, struct levee_
     b->frame.done = block_done;
     b->frame.owner = in;
     b->ticket = in->ticket;
-    if (in->options.positions && !(b->flags & RT_BLOCK_BYE) &&
+    if (in->options.positions && !(b->flags & (RT_BLOCK_BYE | RT_BLOCK_GAP)) &&
         !rt_block_seal_range(b, in->options.identity ? rt_block_last_hash(b) : 0)) {
         rt_block_free(b);
         return err_nomem(err, BLOCK_OVERHEAD);
@@ -514,6 +514,27 @@ int levee_inlet_hello(levee_inlet *in, struct levee_slice producer, uint64_t *re
     return code;
 }
 
+/* Mutex held: a block without records, behind everything of the producer. */
+static int queue_mark(struct levee_inlet *in, struct rt_producer *p, uint8_t flag,
+                      uint32_t partition, uint64_t first, uint64_t last, struct levee_error *err)
+{
+    struct rt_block *b = rt_block_new(in->ordinal, (uint16_t)partition,
+                                      (uint8_t)(flag | RT_BLOCK_NUMBERED), p->id, 0);
+
+    if (!b) {
+        return err_nomem(err, sizeof *b);
+    }
+    in->generation_used = true;
+    b->first_seq = first;
+    b->last_seq = last;
+    int code = seal_open(in, &p->open, err);
+    if (code) {
+        rt_block_free(b);
+        return code;
+    }
+    return queue_block(in, b, err);
+}
+
 int levee_inlet_bye(levee_inlet *in, struct levee_slice producer, uint64_t connection,
                     uint64_t *ret_ticket, struct levee_error *err)
 {
@@ -529,21 +550,45 @@ int levee_inlet_bye(levee_inlet *in, struct levee_slice producer, uint64_t conne
         code = err_set(err, LEVEE_EPRODUCER_STALE, "source %s: bye from an older connection",
                        in->node->uid);
     } else {
-        struct rt_block *b =
-            rt_block_new(in->ordinal, 0, RT_BLOCK_BYE | RT_BLOCK_NUMBERED, producer, 0);
-        in->generation_used = true;
-        code = b ? seal_open(in, &p->open, err) : err_nomem(err, sizeof *b);
-        if (b && code == LEVEE_OK) {
-            b->first_seq = b->last_seq = p->taken;
-            code = queue_block(in, b, err);
-        } else {
-            rt_block_free(b);
-        }
+        code = queue_mark(in, p, RT_BLOCK_BYE, 0, p->taken, p->taken, err);
         if (code == LEVEE_OK) {
             p->gone = true;
             p->taken = 0;
             *ret_ticket = in->ticket;
         }
+    }
+    pthread_mutex_unlock(&in->mutex);
+    kick(in);
+    return code;
+}
+
+int levee_inlet_gap(levee_inlet *in, struct levee_slice producer, uint32_t partition,
+                    uint64_t first, uint64_t last, uint64_t *ret_ticket, struct levee_error *err)
+{
+    struct rt_producer *p = NULL;
+    int code;
+
+    pthread_mutex_lock(&in->mutex);
+    code = in->taking
+               ? producer_get(in, producer, &p, err)
+               : err_set(err, LEVEE_ESTOPPED, "source %s takes nothing any more", in->node->uid);
+    if (code == LEVEE_OK && (!in->options.holes || partition >= in->options.partitions ||
+                             first <= p->taken || last < first)) {
+        err_set(err, LEVEE_EINVALID, "source %s: this is no gap behind what was taken",
+                in->node->uid);
+        err_expected(err, "a source with holes, and sequences above %llu",
+                     (unsigned long long)p->taken);
+        err_found(err, "%llu to %llu", (unsigned long long)first, (unsigned long long)last);
+        code = LEVEE_EINVALID;
+    }
+    if (code == LEVEE_OK) {
+        code = queue_mark(in, p, RT_BLOCK_GAP, partition, first, last, err);
+    }
+    if (code == LEVEE_OK) {
+        p->taken = last;
+        p->taken_hash = 0; /* of a record that nobody has seen */
+        p->ticket = *ret_ticket = in->ticket;
+        p->gone = false;
     }
     pthread_mutex_unlock(&in->mutex);
     kick(in);

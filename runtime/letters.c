@@ -13,6 +13,9 @@
  * all other sinks have it, for only then are its letters complete. A letter that such a sink
  * refuses itself goes to the store.
  *
+ * A range that a source skipped for good (levee_inlet_gap) is a letter as well, of the batch that
+ * takes it: the log has it as a block, so nothing of it needs to be decided.
+ *
  * Invariants. L1  a checkpoint of batch b holds the letters of batches up to b and no others,
  * whenever they were decided: what is refused after the candidate was gathered is added to it. L2
  * the place of a refused record is its place in the output as computed, whatever left before it.
@@ -40,14 +43,16 @@ static int store_full(const struct rt_batch *b, struct levee_error *err)
     return LEVEE_ELIMIT;
 }
 
-static void put_letter(struct rt_letters *l, uint64_t batch, const struct rt_decision *d)
+static void encode(uint64_t batch, const struct rt_decision *d, const struct rt_origin *o,
+                   struct buf *ret)
 {
-    buf_u64(&l->bytes, batch);
-    rt_decision_encode(d, &l->bytes);
-    l->count++;
+    buf_u64(ret, batch);
+    rt_decision_encode(d, ret);
+    rt_origin_encode(o, ret);
 }
 
-static int store(struct rt_batch *b, const struct rt_decision *d, struct levee_error *err)
+static int store(struct rt_batch *b, const struct rt_decision *d, const struct rt_origin *o,
+                 struct levee_error *err)
 {
     levee_context *ctx = b->ctx;
     struct rt_ckpt *c = &ctx->ckpt;
@@ -55,9 +60,11 @@ static int store(struct rt_batch *b, const struct rt_decision *d, struct levee_e
     if (ctx->letters.count >= LETTERS_MAX || ctx->letters.bytes.len > LETTERS_BYTES_MAX) {
         return store_full(b, err);
     }
-    put_letter(&ctx->letters, b->header.id, d);
-    if (c->stage == RT_CKPT_GATHERED && b->header.id <= c->batch) {
-        put_letter(&c->letters, b->header.id, d); /* L1 */
+    encode(b->header.id, d, o, &ctx->letters.bytes);
+    ctx->letters.count++;
+    if (c->stage == RT_CKPT_GATHERED && b->header.id <= c->batch) { /* L1 */
+        encode(b->header.id, d, o, &c->letters.bytes);
+        c->letters.count++;
     }
     return ctx->letters.bytes.failed || c->letters.bytes.failed
                ? err_nomem(err, ctx->letters.bytes.len)
@@ -110,13 +117,13 @@ static struct rt_sink *sink_of(const struct rt_graph *g, uint32_t node_hash)
     return NULL;
 }
 
-/* The letter as a record: its value is batch and decision. */
-static bool add_letter(struct rt_batch *b, const struct rt_decision *d, struct rt_records *ret)
+/* The letter as a record: its value is batch, decision and origin. */
+static bool add_letter(struct rt_batch *b, const struct rt_decision *d, const struct rt_origin *o,
+                       struct rt_records *ret)
 {
     struct buf bytes = {0};
 
-    buf_u64(&bytes, b->header.id);
-    rt_decision_encode(d, &bytes);
+    encode(b->header.id, d, o, &bytes);
     const uint8_t *copy = bytes.failed ? NULL : arena_copy(&b->letters, bytes.data, bytes.len);
     struct levee_record r = {.key = d->key, .value = slice_of(copy, bytes.len)};
     buf_release(&bytes);
@@ -127,15 +134,39 @@ static bool add_letter(struct rt_batch *b, const struct rt_decision *d, struct r
     return true;
 }
 
-/* All letters of the batch in order of their places, whenever each was decided: a replay finds them
- * in one go. Those of sinks that take letters themselves are not among them. */
+static bool add_decided(struct rt_batch *b, const struct rt_decision *d, struct rt_records *ret)
+{
+    struct rt_origin o;
+
+    rt_origin_of(b, d, &o);
+    return add_letter(b, d, &o, ret);
+}
+
+static bool add_gaps(struct rt_batch *b, struct rt_records *ret)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < b->block_count && ok; i++) {
+        if (b->blocks[i]->flags & RT_BLOCK_GAP) {
+            struct rt_decision d;
+            struct rt_origin o;
+            rt_origin_of_gap(b, b->blocks[i], &d, &o);
+            ok = add_letter(b, &d, &o, ret);
+        }
+    }
+    return ok;
+}
+
+/* All letters of the batch: gaps, then the others in order of their places, whenever each was
+ * decided: a replay finds them in one go. Those of sinks that take letters themselves are not among
+ * them. */
 static bool fill(struct rt_batch *b, struct rt_records *ret)
 {
     const struct rt_compute *c = &b->compute;
     size_t at = 0;
-    bool ok = true;
 
     ret->count = 0;
+    bool ok = add_gaps(b, ret);
     for (size_t i = 0; i <= c->decision_count && ok; i++) {
         const struct rt_decision *next = i < c->decision_count ? &c->decisions[i] : NULL;
         for (; at < b->refusal_count && ok; at++) {
@@ -144,9 +175,9 @@ static bool fill(struct rt_batch *b, struct rt_records *ret)
                 break;
             }
             const struct rt_sink *by = sink_of(b->ctx->graph, d->node_uid_hash);
-            ok = (by && rt_takes_letters(by)) || add_letter(b, d, ret);
+            ok = (by && rt_takes_letters(by)) || add_decided(b, d, ret);
         }
-        ok = ok && (!next || add_letter(b, next, ret));
+        ok = ok && (!next || add_decided(b, next, ret));
     }
     return ok;
 }
@@ -174,7 +205,8 @@ static int give_letters(struct rt_batch *b, struct levee_error *err)
     return LEVEE_OK;
 }
 
-static int keep(struct rt_batch *b, const struct rt_decision *d, struct levee_error *err)
+static int keep(struct rt_batch *b, const struct rt_decision *d, const struct rt_origin *o,
+                struct levee_error *err)
 {
     levee_context *ctx = b->ctx;
     const struct rt_sink *by = sink_of(ctx->graph, d->node_uid_hash);
@@ -184,7 +216,30 @@ static int keep(struct rt_batch *b, const struct rt_decision *d, struct levee_er
            (unsigned long long)b->header.id, d->uid, d->partition, (unsigned long long)d->index,
            d->code);
     counter_add(&ctx->count.dead_letters, 1);
-    return to_sinks ? LEVEE_OK : store(b, d, err);
+    return to_sinks ? LEVEE_OK : store(b, d, o, err);
+}
+
+static int keep_decided(struct rt_batch *b, const struct rt_decision *d, struct levee_error *err)
+{
+    struct rt_origin o;
+
+    rt_origin_of(b, d, &o);
+    return keep(b, d, &o, err);
+}
+
+static int keep_gaps(struct rt_batch *b, struct levee_error *err)
+{
+    int code = LEVEE_OK;
+
+    for (size_t i = 0; i < b->block_count && code == LEVEE_OK; i++) {
+        if (b->blocks[i]->flags & RT_BLOCK_GAP) {
+            struct rt_decision d;
+            struct rt_origin o;
+            rt_origin_of_gap(b, b->blocks[i], &d, &o);
+            code = keep(b, &d, &o, err);
+        }
+    }
+    return code;
 }
 
 /* ---- what a sink refused ---- */
@@ -247,7 +302,7 @@ static int refuse(struct rt_batch *b, struct rt_sink *s, struct rt_decision *d, 
         return code;
     }
     take_out(output, d, place);
-    return keep(b, d, err);
+    return keep_decided(b, d, err);
 }
 
 static int by_place_falling(const void *a, const void *b)
@@ -328,10 +383,10 @@ static int refuse_again(struct rt_batch *b, struct levee_error *err)
 
 int rt_letters_computed(struct rt_batch *b, struct levee_error *err)
 {
-    int code = LEVEE_OK;
+    int code = keep_gaps(b, err);
 
     for (size_t i = 0; i < b->compute.decision_count && code == LEVEE_OK; i++) {
-        code = keep(b, &b->compute.decisions[i], err);
+        code = keep_decided(b, &b->compute.decisions[i], err);
     }
     code = code ? code : refuse_again(b, err);
     return code ? code : give_letters(b, err);
@@ -354,9 +409,10 @@ levee_stream *levee_dead_letters_at(levee_context *ctx, const char *file, int li
 static bool next_letter(struct cursor *c, struct levee_dead_letter *ret)
 {
     struct rt_decision d;
+    struct rt_origin o;
 
     ret->batch = cur_u64(c);
-    if (!rt_decision_decode(c, &d)) {
+    if (!rt_decision_decode(c, &d) || !rt_origin_decode(c, &o)) {
         return false;
     }
     memcpy(ret->uid, d.uid, sizeof ret->uid);
@@ -366,6 +422,10 @@ static bool next_letter(struct cursor *c, struct levee_dead_letter *ret)
     ret->attempts = d.attempts;
     ret->key = d.key;
     ret->value = d.value;
+    memcpy(ret->source, o.source, sizeof ret->source);
+    ret->producer = o.producer;
+    ret->first = o.first;
+    ret->last = o.last;
     return true;
 }
 

@@ -52,6 +52,14 @@ LEVEE_API int levee_inlet_hello(levee_inlet *inlet, struct levee_slice producer,
  * is durable. */
 LEVEE_API int levee_inlet_bye(levee_inlet *inlet, struct levee_slice producer, uint64_t connection,
                               uint64_t *ret_ticket, struct levee_error *err);
+/* A replayable source with holes goes on behind records that are gone for good: sequences first to
+ * last of the producer become one dead letter, exactly once, and are taken as far as
+ * levee_inlet_position goes. In the log before anything that is appended later; complete when
+ * *ret_ticket is durable. Thread: as append. Errors: INVALID (no holes; below what was taken),
+ * STOPPED, NOMEM, PRODUCER_LIMIT. */
+LEVEE_API int levee_inlet_gap(levee_inlet *inlet, struct levee_slice producer, uint32_t partition,
+                              uint64_t first, uint64_t last, uint64_t *ret_ticket,
+                              struct levee_error *err);
 /* Last sequence taken of a producer after recovery: where a replayable source resumes. 0: none. */
 LEVEE_API uint64_t levee_inlet_position(levee_inlet *inlet, struct levee_slice producer);
 /* Hash of the record at that position (levee_record_hash of the bytes as they were appended), kept

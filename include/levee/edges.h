@@ -41,7 +41,9 @@ LEVEE_API const struct levee_record *levee_batch_records(const levee_batch *batc
 LEVEE_API int levee_print_at(levee_stream *s, size_t n, const char *file, int line);
 #define levee_print(s, n) levee_print_at(s, n, LEVEE_AT)
 
-/* A record that a function (LEVEE_DEAD_LETTER) or a sink would not take. */
+/* A record that a function (LEVEE_DEAD_LETTER) or a sink would not take; or a range that a source
+ * skipped for good, because its records were gone before they were read: uid is the source's then,
+ * code OFFSET_RANGE, and there is neither key nor value. */
 struct levee_dead_letter {
     char uid[65]; /* of the operator or sink; an operator without one: "#place:name" */
     uint64_t batch;
@@ -50,6 +52,10 @@ struct levee_dead_letter {
     int code;           /* what the function returned, or the sink's reason */
     uint32_t attempts;
     struct levee_slice key, value; /* the record's; views */
+    /* Where it came from, if it got there as it came: not if a function made it. */
+    char source[65];             /* uid; "": a function made it */
+    struct levee_slice producer; /* Kafka: topic/partition; a view */
+    uint64_t first, last; /* its sequence, of a gap the range's; Kafka: offset + 1; 0: none */
 };
 /* The dead letters of each batch, once it is clear which they are: a stream for sinks only
  * (levee_kafka_sink sends key and value with the rest as headers; other sinks find the rest with
@@ -157,8 +163,8 @@ enum levee_kafka_mode { /* what our log holds; may change from start to start */
 };
 enum levee_kafka_gap { /* records were deleted at the broker before we had read them */
                        LEVEE_KAFKA_STOP = 0, /* OFFSET_RANGE, naming the missing range */
-                       LEVEE_KAFKA_SKIP /* reported, counted and remembered in the log; reading goes
-                                           on behind the gap */
+                       LEVEE_KAFKA_SKIP /* reported, counted, and one dead letter; reading goes on
+                                           behind the gap */
 };
 struct levee_kafka_partition {
     const char *topic;

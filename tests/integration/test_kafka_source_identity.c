@@ -254,6 +254,19 @@ START_TEST(f85_offsets_gone_before_they_were_read_are_an_error_with_the_missing_
 }
 END_TEST
 
+static int see_gap(void *arg, const struct levee_dead_letter *d)
+{
+    int64_t low = *(const int64_t *)arg;
+
+    ck_assert_str_eq(d->source, d->uid);
+    ck_assert_int_eq(d->code, LEVEE_EOFFSET_RANGE);
+    ck_assert_uint_eq(d->first, 5 + 1); /* offset + 1 */
+    ck_assert_uint_eq(d->last, (uint64_t)low);
+    ck_assert_uint_gt(d->producer.len, 2);
+    ck_assert_int_eq(memcmp(d->producer.data + d->producer.len - 2, "/0", 2), 0);
+    return 1;
+}
+
 START_TEST(f85_a_gap_may_be_skipped_and_is_counted_once_for_ever)
 {
     read_five_big();
@@ -276,6 +289,7 @@ START_TEST(f85_a_gap_may_be_skipped_and_is_counted_once_for_ever)
     ck_assert_uint_eq(rig_status(&rig).gap_offsets, (uint64_t)low - 5);
     rig_drain(&rig);
     rig_must_hold(&rig, &expected);
+    ck_assert_int_eq(levee_dead_letters_each(rig.ctx, see_gap, &low, NULL), 1);
     rig_close(&rig);
 }
 END_TEST
