@@ -34,6 +34,9 @@ struct io_stat {
     enum io_kind kind; /* IO_NONE: no such name (not an error) */
     uint64_t size;
     uint64_t dev, inode;
+    int64_t mtime_ns; /* of the last change of its bytes, since 1970 */
+    uint64_t birth;   /* when the inode was made: tells it from a later one with its number; 0: the
+                         file system does not say */
 };
 
 /* One name in a directory; the list is sorted by name. Freed with io_list_free. */
@@ -118,6 +121,9 @@ struct io_ops {
     void (*free)(struct io *io); /* called by io_free */
     /* Kind of the file system under path: "ext4", "xfs", "nfs" …, or "other" (fault 118). */
     int (*fs_type)(struct io *io, const char *path, const char **ret, struct levee_error *err);
+    /* True if somebody certainly has this file, which is open for reading, open for writing. NULL,
+     * or false: not known. */
+    bool (*has_writer)(struct io_file *f);
 };
 
 struct io {
@@ -169,6 +175,27 @@ int io_path(char buf[IO_PATH_MAX], const char *dir, const char *name, struct lev
 /* Temporary names end in this; found at start they are removed. */
 #define IO_TEMP_SUFFIX ".tmp"
 bool io_is_temp(const char *name);
+
+/* ---- watching directories (io/io_watch.c); not on the simulated machine: UNSUPPORTED ---- */
+enum io_watch_kind {
+    IO_WATCH_FILE = 1, /* this name was made, moved here, or closed by a writer */
+    IO_WATCH_DIR,      /* a directory of this name was made or moved here */
+    IO_WATCH_GONE,     /* the watched directory itself has left */
+    IO_WATCH_LOST      /* events were dropped: look at everything */
+};
+struct io_watch;
+struct io_watch_event {
+    enum io_watch_kind kind;
+    int dir;          /* what io_watch_add gave */
+    const char *name; /* until the next call */
+};
+/* Posts `task` to `lane` when there is something to read, and again only after io_watch_next has
+ * said false. Close it before the lane; the task may then still run once. */
+int io_watch_open(struct io *io, struct io_lane *lane, struct io_task *task, struct io_watch **ret,
+                  struct levee_error *err);
+void io_watch_close(struct io_watch *watch);
+int io_watch_add(struct io_watch *watch, const char *path, int *ret_dir, struct levee_error *err);
+bool io_watch_next(struct io_watch *watch, struct io_watch_event *ret);
 
 /* ---- the simulator (io/io_sim.c); see levee/testing.h for the public side ---- */
 struct sim_faults {

@@ -16,17 +16,19 @@
  * signals are blocked, so the write fails with EFBIG → NOSPACE. The library installs no handler; a
  * host that sets such a limit and uses files from its own threads ignores SIGXFSZ itself.
  */
-#define _GNU_SOURCE /* sync_file_range, pwritev, O_CLOEXEC */
+#define _GNU_SOURCE /* sync_file_range, pwritev, statx, F_SETLEASE */
 #include "io/io_posix.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -175,50 +177,75 @@ static int posix_write_back(struct io_file *f, uint64_t offset, uint64_t len,
     return io_fail(err, errno, "start write-back of", f->path);
 }
 
-static void fill_stat(const struct stat *st, struct io_stat *ret)
+/* statx, for the birth of the inode. 0 or -1 and errno, as stat. */
+static int stat_at(int fd, const char *path, struct io_stat *ret)
 {
+    struct statx st;
+
+    if (statx(fd, path, path[0] ? 0 : AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) < 0) {
+        return -1;
+    }
     *ret = (struct io_stat){
-        .kind = S_ISREG(st->st_mode)   ? IO_FILE
-                : S_ISDIR(st->st_mode) ? IO_DIR
+        .kind = S_ISREG(st.stx_mode)   ? IO_FILE
+                : S_ISDIR(st.stx_mode) ? IO_DIR
                                        : IO_OTHER,
-        .size = (uint64_t)st->st_size,
-        .dev = st->st_dev,
-        .inode = st->st_ino,
+        .size = st.stx_size,
+        .dev = makedev(st.stx_dev_major, st.stx_dev_minor),
+        .inode = st.stx_ino,
+        .mtime_ns = st.stx_mtime.tv_sec * 1000000000 + st.stx_mtime.tv_nsec,
     };
+    if (st.stx_mask & STATX_BTIME) {
+        ret->birth = (uint64_t)st.stx_btime.tv_sec * 1000000000u + st.stx_btime.tv_nsec;
+    }
+    return 0;
 }
 
 static int posix_fstat(struct io_file *file, struct io_stat *ret, struct levee_error *err)
 {
     struct posix_file *f = posix_file(file);
-    struct stat st;
+    struct io_stat st;
 
-    if (fstat(f->fd, &st) < 0) {
+    if (stat_at(f->fd, "", &st) < 0) {
         return io_fail(err, errno, "stat open file", file->path);
     }
-    if (st.st_dev != f->dev || st.st_ino != f->inode) {
+    if (st.dev != f->dev || st.inode != f->inode) {
         int code =
             err_set(err, LEVEE_EIO, "the descriptor of %s was closed by somebody else", file->path);
         err_where(err, "%s, descriptor %d", file->path, f->fd);
         err_expected(err, "inode %ju", (uintmax_t)f->inode);
-        err_found(err, "inode %ju", (uintmax_t)st.st_ino);
+        err_found(err, "inode %ju", (uintmax_t)st.inode);
         return code;
     }
-    fill_stat(&st, ret);
+    *ret = st;
     return LEVEE_OK;
+}
+
+/* A lease for readers is granted only while nobody has the file open for writing. It is given back
+ * at once; a writer that opens in between waits that long, and the signal of such a break is one
+ * that is ignored by default. */
+static bool posix_has_writer(struct io_file *file)
+{
+    int fd = posix_file(file)->fd;
+
+    if (fcntl(fd, F_SETSIG, SIGURG) < 0) {
+        return false;
+    }
+    if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) {
+        return errno == EAGAIN;
+    }
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    return false;
 }
 
 /* ---- names ---- */
 
 static int posix_stat(struct io *io, const char *path, struct io_stat *ret, struct levee_error *err)
 {
-    struct stat st;
-
     (void)io;
-    if (stat(path, &st) == 0) {
-        fill_stat(&st, ret);
+    if (path[0] && stat_at(AT_FDCWD, path, ret) == 0) {
         return LEVEE_OK;
     }
-    if (errno == ENOENT || errno == ENOTDIR) {
+    if (!path[0] || errno == ENOENT || errno == ENOTDIR) {
         *ret = (struct io_stat){.kind = IO_NONE};
         return LEVEE_OK;
     }
@@ -450,6 +477,7 @@ static const struct io_ops posix_ops = {
     .notify = io_posix_notify,
     .free = posix_free,
     .fs_type = posix_fs_type,
+    .has_writer = posix_has_writer,
 };
 
 int io_posix_new(struct io **ret, struct levee_error *err)

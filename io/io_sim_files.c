@@ -149,6 +149,11 @@ static bool write_prefix(struct sim_inode *inode, const struct iovec *iov, uint6
     return true;
 }
 
+static void touch(struct io *io, struct sim_inode *inode)
+{
+    inode->mtime_ns = io->ops->wall_ms(io) * 1000000;
+}
+
 static ssize_t raw_pwritev(struct io_file *f, const struct iovec *iov, int count, uint64_t offset)
 {
     struct sim_io *sim = sim_io(f->io);
@@ -167,6 +172,7 @@ static ssize_t raw_pwritev(struct io_file *f, const struct iovec *iov, int count
         errno = ENOMEM;
         return -1;
     }
+    touch(f->io, inode);
     return (ssize_t)len;
 }
 
@@ -192,6 +198,7 @@ static int raw_truncate(struct io_file *f, uint64_t size)
         errno = ENOMEM;
         return -1;
     }
+    touch(f->io, sim_file(f)->inode);
     return 0;
 }
 
@@ -226,6 +233,7 @@ int sim_open_inode(struct sim_io *sim, const char *path, int flags, struct sim_i
         if (rc != 0) {
             return io_fail(err, rc, "create", path);
         }
+        touch(&sim->head, at.inode);
         counter_add(&sim->head.counts.creates, 1);
     } else if ((flags & IO_TRUNCATE) != 0 && at.inode->now_size > 0) {
         int step = sim_whole_step(sim, "truncate", path, err);
@@ -233,6 +241,7 @@ int sim_open_inode(struct sim_io *sim, const char *path, int flags, struct sim_i
             return step;
         }
         (void)sim_inode_truncate(at.inode, 0); /* shrinking takes no memory */
+        touch(&sim->head, at.inode);
     }
     *ret = at.inode;
     return LEVEE_OK;

@@ -20,8 +20,12 @@ struct io_stat sim_inode_stat(const struct sim_inode *inode)
     if (inode == NULL) {
         return (struct io_stat){.kind = IO_NONE};
     }
-    return (struct io_stat){
-        .kind = inode->kind, .size = inode->now_size, .dev = 1, .inode = inode->number};
+    return (struct io_stat){.kind = inode->kind,
+                            .size = inode->now_size,
+                            .dev = 1,
+                            .inode = inode->number,
+                            .mtime_ns = inode->mtime_ns,
+                            .birth = inode->number};
 }
 
 int sim_stat(struct io *io, const char *path, struct io_stat *ret, struct levee_error *err)
