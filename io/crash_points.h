@@ -77,6 +77,9 @@
     X(KSINK_AFTER_COMMIT)                                                                          \
     X(SOURCE_BEFORE_INIT)                                                                          \
     X(SOURCE_AFTER_INIT)                                                                           \
+    X(LEDGER_AFTER_WRITE)                                                                          \
+    X(LEDGER_AFTER_SYNC)                                                                           \
+    X(LEDGER_AFTER_SEEN)                                                                           \
     X(STOP_BEFORE_DRAIN)                                                                           \
     X(STOP_AFTER_DRAIN)
 

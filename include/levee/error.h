@@ -121,7 +121,13 @@ enum levee_class {
     X(SOURCE_FOREIGN, -511, REFUSED, "another context reads these partitions in this group",       \
       "give each process a set or a group of its own, or adopt")                                   \
     X(RECORD_DAMAGED, -512, CORRUPT, "the source serves damaged records",                          \
-      "check the source's disk; nothing was skipped")
+      "check the source's disk; nothing was skipped")                                              \
+    X(LEDGER, -520, CORRUPT, "a source's ledger of files is damaged or missing",                   \
+      "restore sources/ with the rest of the directory")                                           \
+    X(FILE_CHANGED, -521, CORRUPT, "a file changed after it was begun",                            \
+      "restore it as it was, or choose to skip; write files elsewhere and move them in")           \
+    X(FILE_MISSING, -522, CORRUPT, "a file vanished before all of it was read",                    \
+      "put it back, or choose to skip")
 
 enum levee_code {
     LEVEE_OK = 0,
