@@ -7,6 +7,8 @@
 MODE      ?= release
 PREFIX    ?= /usr/local
 WITH_KAFKA ?= 1
+WITH_ZLIB ?= 1
+WITH_JSON ?= 1
 V         ?= 0
 WERROR    ?= $(if $(filter true 1,$(CI)),1,0)
 ifeq ($(origin CC),default)
@@ -73,7 +75,8 @@ SHARED  := $(if $(filter debug release,$(MODE)),$(B)/$(SONAME))
 HAVE_CJSON  := $(shell $(PKG_CONFIG) --exists libcjson 2>/dev/null && echo yes)
 CASE_SRC    := $(if $(HAVE_CJSON),$(call sources,tests/cases/runner/*.c))
 CASE_RUNNER := $(if $(CASE_SRC),$(B)/tests/case_runner)
-MODULES := lmdb libxxhash libuv $(if $(filter 0,$(WITH_KAFKA)),,rdkafka)
+MODULES := lmdb libxxhash libuv $(if $(filter 0,$(WITH_KAFKA)),,rdkafka) $(if $(filter 0,$(WITH_ZLIB)),,zlib) \
+	$(if $(filter 0,$(WITH_JSON)),,libcjson)
 MISSING := $(shell $(PKG_CONFIG) --exists $(MODULES) check 2>/dev/null || echo yes)
 DEP_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(MODULES) 2>/dev/null)
 # xxHash is compiled in (base/hash.c), so nothing links to it.
@@ -101,7 +104,8 @@ MODE_ubsan   := -O1 -g -DLEVEE_DEBUG -fsanitize=undefined -fno-sanitize-recover=
 MODE_tsan    := -O1 -g -DLEVEE_DEBUG -fno-omit-frame-pointer -fsanitize=thread
 MODE_cov     := -O0 -g -DLEVEE_DEBUG --coverage
 
-STD := -std=c11 -D_POSIX_C_SOURCE=200809L -DLEVEE_WITH_KAFKA=$(if $(filter 0,$(WITH_KAFKA)),0,1)
+STD := -std=c11 -D_POSIX_C_SOURCE=200809L -DLEVEE_WITH_KAFKA=$(if $(filter 0,$(WITH_KAFKA)),0,1) \
+	-DLEVEE_WITH_ZLIB=$(if $(filter 0,$(WITH_ZLIB)),0,1) -DLEVEE_WITH_JSON=$(if $(filter 0,$(WITH_JSON)),0,1)
 CODEGEN := -fno-common -fvisibility=hidden -fPIC -fstack-protector-strong $(MODE_$(MODE))
 ALL_CFLAGS  := $(STD) $(CODEGEN) $(WARN) $(DEP_CFLAGS) $(CFLAGS) -MMD -MP
 ALL_LDFLAGS := $(filter -fsanitize% --coverage,$(MODE_$(MODE))) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
@@ -116,8 +120,8 @@ link    = $(call say,LINK,$@) mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(1) 
 	fmt layers symbols mutants kafka-libs install uninstall torture cov valgrind clean FORCE
 
 help: ## this list
-	@printf 'levee %s   (variables: MODE=%s CC=%s WITH_KAFKA=%s V=%s)\n\n' \
-	    '$(VERSION)' '$(MODE)' '$(CC)' '$(WITH_KAFKA)' '$(V)'
+	@printf 'levee %s   (variables: MODE=%s CC=%s WITH_KAFKA=%s WITH_ZLIB=%s WITH_JSON=%s V=%s)\n\n' \
+	    '$(VERSION)' '$(MODE)' '$(CC)' '$(WITH_KAFKA)' '$(WITH_ZLIB)' '$(WITH_JSON)' '$(V)'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	    printf '  make %-10s %s\n' "$$name" "$$text"; done
 
@@ -135,7 +139,7 @@ benches: $(BENCHES)
 have-deps:
 ifneq ($(MISSING),)
 	@echo "levee: pkg-config lacks some of: $(MODULES) check. On Debian: apt-get install pkg-config" \
-	    "liblmdb-dev libxxhash-dev libuv1-dev librdkafka-dev check (or run: make deps)" >&2; exit 1
+	    "liblmdb-dev libxxhash-dev libuv1-dev librdkafka-dev zlib1g-dev libcjson-dev check (or run: make deps)" >&2; exit 1
 else
 	@:
 endif

@@ -363,15 +363,8 @@ int dir_ledger_commit(struct dir_ledger *l, struct levee_error *err)
     put_le32(f, FRAME_MAGIC);
     put_le32(f + 4, (uint32_t)(len - FRAME_HEADER));
     put_le64(f + 8, frame_hash(l, l->tail_end, f, len - FRAME_HEADER));
-    int code = LEVEE_OK;
-    if (l->cut) {
-        code = l->io->ops->truncate(l->tail, l->tail_end, err);
-        l->cut = code != LEVEE_OK;
-    }
     struct iovec iov = {f, l->frame.len};
-    if (code == LEVEE_OK) {
-        code = l->io->ops->pwritev(l->tail, &iov, 1, l->tail_end, err);
-    }
+    int code = l->io->ops->pwritev(l->tail, &iov, 1, l->tail_end, err);
     crash_at(l->io, CP_LEDGER_AFTER_WRITE);
     if (code == LEVEE_OK) {
         code = l->io->ops->sync(l->tail, err);
@@ -429,8 +422,7 @@ static int read_frames(struct dir_ledger *l, struct levee_slice tail, struct lev
             return LEVEE_ELEDGER;
         }
     }
-    l->tail_end = at;
-    l->cut = at < tail.len;
+    l->tail_end = at; /* what a torn frame left is written over; it can never verify */
     return LEVEE_OK;
 }
 
@@ -577,8 +569,8 @@ static int read_old(struct dir_ledger *l, struct levee_slice bytes, struct levee
     return code;
 }
 
-static int read_if_there(struct dir_ledger *l, const char *name, struct buf *ret, bool *ret_there,
-                         struct levee_error *err)
+static int read_if_there(const struct dir_ledger *l, const char *name, struct buf *ret,
+                         bool *ret_there, struct levee_error *err)
 {
     char path[IO_PATH_MAX];
     struct io_stat st = {0};
@@ -589,6 +581,37 @@ static int read_if_there(struct dir_ledger *l, const char *name, struct buf *ret
     }
     *ret_there = code == LEVEE_OK && st.kind != IO_NONE;
     return code || !*ret_there ? code : io_read_file(l->io, path, SEEN_MAX, ret, err);
+}
+
+int dir_ledger_name(const struct dir_ledger *l, size_t index, char out[IO_PATH_MAX],
+                    struct levee_error *err)
+{
+    struct buf old = {0};
+    struct cursor c;
+    bool there;
+    uint64_t generation, next, count, base = 0;
+    struct dir_entry e;
+    struct levee_slice path = {NULL, 0};
+    int code = LEVEE_OK;
+
+    if (l->entries[index].path) {
+        path = slice_str(l->entries[index].path);
+    } else if ((code = read_if_there(l, SEEN, &old, &there, err)) == LEVEE_OK &&
+               (code = open_old(l, buf_view(&old), &c, &generation, &next, &count, err)) ==
+                   LEVEE_OK) {
+        for (size_t i = 0; i <= index && !c.bad; i++) {
+            path = get_old(&c, &e, &base);
+        }
+    }
+    if (code == LEVEE_OK && (!path.data || path.len >= IO_PATH_MAX)) {
+        code = refuse(l, SEEN, "does not parse", err);
+    }
+    if (code == LEVEE_OK) {
+        memcpy(out, path.data, path.len);
+        out[path.len] = 0;
+    }
+    buf_release(&old);
+    return code;
 }
 
 /* ---- folding ---- */

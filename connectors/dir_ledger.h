@@ -22,7 +22,7 @@ struct dir_entry {
     uint64_t size; /* of the file when it was begun */
     uint64_t base; /* its records are numbered base + 1 + their offset */
     uint64_t last; /* number of its last record; base: none */
-    uint64_t hash; /* of the bytes in which offsets count */
+    uint64_t hash; /* of the file's bytes */
     char *path;    /* NULL: only in the file of old entries */
     uint8_t flags;
 };
@@ -37,7 +37,6 @@ struct dir_ledger {
     uint64_t next_base, generation, salt;
     struct io_file *tail;
     uint64_t tail_end, old_bytes;
-    bool cut;         /* a torn frame lies behind tail_end */
     struct buf frame; /* what commit writes next */
     uint64_t frames;  /* written in this life */
 };
@@ -53,6 +52,10 @@ void dir_ledger_close(struct dir_ledger *l);
 /* The entry of that name, or of that inode; DIR_NONE: none. */
 size_t dir_ledger_by_path(const struct dir_ledger *l, const char *path);
 size_t dir_ledger_by_inode(const struct dir_ledger *l, const struct io_stat *st);
+
+/* Its name, from memory or disk. */
+int dir_ledger_name(const struct dir_ledger *l, size_t index, char out[IO_PATH_MAX],
+                    struct levee_error *err);
 
 /* Changes, in memory at once and on disk with the next commit. */
 int dir_ledger_begin(struct dir_ledger *l, const char *path, const struct io_stat *st, bool open,

@@ -150,6 +150,56 @@ LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
 /* The port a listening source got; 0 before it listens. */
 LEVEE_API uint16_t levee_tcp_port(levee_stream *source);
 
+enum levee_file_format {                       /* what a record of a file is */
+                         LEVEE_FILE_LINES = 0, /* a line, without its \n or \r\n */
+                         LEVEE_FILE_WHOLE,     /* the whole file; its key is the path */
+                         LEVEE_FILE_FIXED,     /* record_bytes each */
+                         LEVEE_FILE_LENGTH     /* a 4-byte big-endian length, then so many bytes */
+};
+enum levee_file_trouble { /* a file changed or vanished after it was begun, or is damaged */
+                          LEVEE_FILE_STOP = 0, /* the context stops with a typed error */
+                          LEVEE_FILE_SKIP      /* reported and remembered; the next file goes on */
+};
+struct levee_directory_options {
+    const char *path;    /* the directory; missing: it is waited for */
+    const char *pattern; /* of shell: "*.log" is of names, at any depth with `recursive`; "x/p-*.gz"
+                            of paths below the directory. NULL: all. Names that begin with a dot or
+                            end in .tmp only when the pattern does too */
+    bool recursive;
+    enum levee_file_format format;
+    uint32_t record_bytes; /* of LEVEE_FILE_FIXED */
+    uint32_t record_max;   /* longest record; 0: 1 MiB, of whole files 16 MiB */
+    bool keys;             /* the key of a record is the path of its file below the directory */
+    uint32_t partitions;   /* files are dealt in turns; 0: 1 */
+    uint32_t settle_ms;    /* a file waits until it was not changed for so long; 0: 1000 */
+    uint32_t rescan_ms;    /* how often everything is looked at; 0: 60000. More rarely where a look
+                              would take more than 1/200 of the time */
+    enum levee_file_trouble on_trouble;
+};
+/* Files that appear in a directory, each read once, for ever, its records exactly once; those that
+ * are there at the first start as well, whatever their times. Names that end in .gz are
+ * decompressed (UNSUPPORTED without zlib). A ledger in the state directory knows every file by
+ * path, inode, size and hash; docs/directory.md has what counts as the same file, and the errors:
+ * FILE_CHANGED, FILE_MISSING, RECORD_DAMAGED, RECORD_TOO_LONG, LEDGER. */
+LEVEE_API levee_stream *levee_directory_source_at(levee_context *ctx, const char *uid,
+                                                  const struct levee_directory_options *options,
+                                                  const char *file, int line);
+#define levee_directory_source(ctx, uid, ...)                                                      \
+    levee_directory_source_at(ctx, uid, __VA_ARGS__, LEVEE_AT)
+
+struct levee_directory_status {
+    uint64_t known;              /* files in the ledger */
+    uint64_t begun, read;        /* since the start: files begun, and read to their end */
+    uint64_t waiting;            /* seen, and not settled yet */
+    uint64_t skipped, changed;   /* since the start: cut by on_trouble; changed after their end */
+    uint64_t bytes;              /* since the start: read from files */
+    uint64_t scans, lost_events; /* since the start: whole looks; times the kernel dropped events */
+    uint64_t ledger_bytes, ledger_commits; /* on disk now; since the start */
+};
+/* Thread: any, from setup on. Errors: INVALID (not a directory source). */
+LEVEE_API int levee_directory_source_status(levee_stream *source,
+                                            struct levee_directory_status *ret);
+
 enum levee_kafka_start { /* where a partition begins of which nothing is known yet */
                          LEVEE_KAFKA_EARLIEST = 0,
                          LEVEE_KAFKA_LATEST,   /* what is committed after the first start */
