@@ -100,6 +100,11 @@ uint64_t dir_scan_due(const struct dir_source *d);
  * now; NULL: ask. */
 int dir_look(struct dir_source *d, const char *path, const struct io_stat *st,
              struct levee_error *err);
+/* Once the first records of a file are in the log the rest of it is needed, also after a power
+ * loss: its bytes (synced when it is begun) and its name (synced here, before the ledger is) must
+ * not be in memory only, whatever its writer did. What cannot be synced, such as a read-only file
+ * system, is read as it is. */
+int dir_group_durable(struct dir_source *d, struct levee_error *err);
 /* When the first of those that wait is due; UINT64_MAX: none. */
 uint64_t dir_look_due(const struct dir_source *d);
 void dir_look_release(struct dir_source *d);

@@ -4,7 +4,8 @@
  *
  *   other name, known inode and birth     renamed, or a second link: known
  *   known name, other inode               same size and hash: put back, known; else a new file
- *   known, but size or bytes differ       changed after its end: reported once, never read again
+ *   known inode, other bytes              under its old name, or grown under another: changed after
+ *                                         its end, reported once, not read again; else a new file
  *   anything else                         new
  *
  * A new file is begun when nobody has it open for writing, as far as the system tells, and it was
@@ -16,6 +17,7 @@
 #include <inttypes.h>
 
 #define NS_PER_MS 1000000u
+#define PIECE     ((size_t)256 << 10)
 
 bool dir_is_packed(const char *path)
 {
@@ -29,17 +31,33 @@ bool dir_same_inode(const struct dir_entry *e, const struct io_stat *st)
     return e->inode == st->inode && (e->birth && st->birth ? e->birth == st->birth : true);
 }
 
+/* Are the file's first bytes, as many as the entry has, those that were read? */
 static int same_bytes(struct dir_source *d, const struct dir_entry *e, const char *path,
                       bool *ret_same, struct levee_error *err)
 {
     char full[IO_PATH_MAX];
-    uint64_t size = 0, hash = 0;
-    int code = dir_full_path(d, path, full, err);
+    struct io_file *f = NULL;
+    struct hash_stream *hash = hash_stream_new();
+    uint8_t *piece = mem_alloc(PIECE);
+    uint64_t at = 0;
+    size_t got = 1;
+    int code = hash && piece ? dir_full_path(d, path, full, err) : err_nomem(err, PIECE);
 
-    if (code == LEVEE_OK) {
-        code = io_hash_file(d->io, full, &size, &hash, err);
+    if (code == LEVEE_OK && (code = d->io->ops->open(d->io, full, IO_READ, &f, err)) == LEVEE_OK) {
+        hash_stream_reset(hash, 0);
+        while (code == LEVEE_OK && at < e->size && got) {
+            size_t want = e->size - at < PIECE ? (size_t)(e->size - at) : PIECE;
+            code = d->io->ops->pread(f, piece, want, at, &got, err);
+            if (code == LEVEE_OK) {
+                hash_stream_update(hash, piece, got);
+                at += got;
+            }
+        }
+        d->io->ops->close(f);
+        *ret_same = at == e->size && hash_stream_digest(hash) == e->hash;
     }
-    *ret_same = code == LEVEE_OK && size == e->size && hash == e->hash;
+    mem_free(piece);
+    hash_stream_free(hash);
     return code;
 }
 
@@ -175,6 +193,44 @@ static int begin_file(struct dir_source *d, const char *path, const struct io_st
     return code;
 }
 
+static bool may_pass(int code)
+{
+    return code != LEVEE_OK && code != LEVEE_ECRASHED && code != LEVEE_ENOMEM;
+}
+
+/* The directory and those it lies in. */
+static int sync_folders(struct dir_source *d, char folder[IO_PATH_MAX], struct levee_error *err)
+{
+    char full[IO_PATH_MAX];
+    int code = LEVEE_OK;
+
+    for (bool above = true; above && code == LEVEE_OK;) {
+        if ((code = dir_full_path(d, folder, full, err)) == LEVEE_OK) {
+            code = d->io->ops->sync_dir(d->io, full, err);
+        }
+        char *slash = strrchr(folder, '/');
+        above = folder[0] != 0;
+        *(slash ? slash : folder) = 0;
+    }
+    return code;
+}
+
+int dir_group_durable(struct dir_source *d, struct levee_error *err)
+{
+    char last[IO_PATH_MAX] = "", folder[IO_PATH_MAX];
+    int code = LEVEE_OK;
+
+    for (size_t i = 0; i < d->group_count && !(code && !may_pass(code)); i++) {
+        const char *path = d->ledger.entries[d->group[i]].path, *slash = strrchr(path, '/');
+        (void)snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 0, path);
+        if (i == 0 || strcmp(folder, last) != 0) {
+            memcpy(last, folder, sizeof last);
+            code = sync_folders(d, folder, err);
+        }
+    }
+    return may_pass(code) ? LEVEE_OK : code;
+}
+
 /* st is of the path; what counts is the open file. */
 static int look_new(struct dir_source *d, const char *path, const char *full, struct io_stat *st,
                     struct levee_error *err)
@@ -204,6 +260,10 @@ static int look_new(struct dir_source *d, const char *path, const char *full, st
     bool busy = d->io->ops->has_writer && d->io->ops->has_writer(f);
     struct io_stat opened = *st;
     code = d->io->ops->fstat(f, &opened, err);
+    if (code == LEVEE_OK && !busy) {
+        code = d->io->ops->sync(f, err);
+        code = may_pass(code) ? LEVEE_OK : code;
+    }
     d->io->ops->close(f);
     if (code) {
         return code;
@@ -235,9 +295,9 @@ static int report_changed(struct dir_source *d, size_t index, const char *path,
     return code;
 }
 
-/* The entry has the file's name, or its inode, or both. *ret_new: it is another file all the same.
- */
-static int look_known(struct dir_source *d, size_t index, const char *path,
+/* The entry has the file's name (`named`), or its inode, or both. *ret_new: it is another file all
+ * the same. */
+static int look_known(struct dir_source *d, size_t index, const char *path, bool named,
                       const struct io_stat *st, bool *ret_new, struct levee_error *err)
 {
     struct dir_entry *e = &d->ledger.entries[index];
@@ -248,21 +308,21 @@ static int look_known(struct dir_source *d, size_t index, const char *path,
         *ret_new = !inode;
         return LEVEE_OK; /* it is read now, or its turn comes: the reader judges */
     }
-    if (inode && ((e->flags & (DIR_CHANGED | DIR_CUT)) ||
+    if (inode && ((named && (e->flags & (DIR_CHANGED | DIR_CUT))) ||
                   (e->size == st->size && e->mtime_ns == st->mtime_ns))) {
         return LEVEE_OK;
     }
-    if (e->size == st->size) {
+    if (st->size == e->size || (inode && !named && st->size > e->size)) {
         int code = same_bytes(d, e, path, &same, err);
         if (code) {
             return code == LEVEE_ENOTFOUND ? LEVEE_OK : code;
         }
     }
-    if (same) { /* touched, or put back from a copy */
+    if (same && st->size == e->size) { /* touched, or put back from a copy */
         return dir_ledger_know(&d->ledger, index, path, st, false, err);
     }
-    *ret_new = !inode;
-    return inode ? report_changed(d, index, path, st, err) : LEVEE_OK;
+    *ret_new = !inode || (!named && !same);
+    return *ret_new ? LEVEE_OK : report_changed(d, index, path, st, err);
 }
 
 int dir_look(struct dir_source *d, const char *path, const struct io_stat *known,
@@ -285,12 +345,12 @@ int dir_look(struct dir_source *d, const char *path, const struct io_stat *known
     }
     size_t index = dir_ledger_by_path(&d->ledger, path);
     if (index != DIR_NONE) {
-        code = look_known(d, index, path, &st, &is_new, err);
+        code = look_known(d, index, path, true, &st, &is_new, err);
     }
     if (code == LEVEE_OK && is_new) {
         index = dir_ledger_by_inode(&d->ledger, &st);
         if (index != DIR_NONE && dir_same_inode(&d->ledger.entries[index], &st)) {
-            code = look_known(d, index, path, &st, &is_new, err);
+            code = look_known(d, index, path, false, &st, &is_new, err);
         }
     }
     if (code || !is_new) {

@@ -147,13 +147,31 @@ static int find_file(struct dir_source *d, size_t index, struct io_stat *st,
     return st->kind == IO_FILE ? LEVEE_OK : LEVEE_ENOTFOUND;
 }
 
+/* What the position says of a file: nothing of it was taken, something, or all of it. Files are
+ * read in order, so all of it was if the position lies beyond its numbers, though a crash may have
+ * come before its end was written down. */
+enum reach { NOT_REACHED, REACHED, PASSED };
+static enum reach reach_of(const struct dir_source *d, size_t index)
+{
+    const struct dir_entry *e = &d->ledger.entries[index];
+    uint64_t end = index + 1 < d->ledger.count ? e[1].base : UINT64_MAX;
+
+    return d->position <= e->base ? NOT_REACHED : d->position <= end ? REACHED : PASSED;
+}
+
 /* It cannot be read. Nothing taken of it yet: it does not count, and whatever has its name is
  * looked at anew. */
 static bool miss_file(struct dir_source *d, size_t index, bool gone, const struct io_stat *st,
                       struct levee_error *err)
 {
     const struct dir_entry *e = &d->ledger.entries[index];
-    bool untouched = d->position <= e->base && !(e->flags & DIR_ENDED);
+    enum reach reach = reach_of(d, index);
+    bool untouched = reach == NOT_REACHED && !(e->flags & DIR_ENDED);
+
+    if (reach == PASSED) { /* only its hash will never be known */
+        dir_ledger_end(&d->ledger, index, e->base, e->size, 0, false);
+        return true;
+    }
 
     if (gone) {
         (void)err_set(err, LEVEE_EFILE_MISSING, "a file vanished %s",
@@ -190,7 +208,7 @@ static bool open_file(struct dir_source *d, size_t index, struct levee_error *er
         code = d->io->ops->open(d->io, d->full_path, IO_READ, &f, err);
     }
     e = &d->ledger.entries[index];
-    bool started = d->position > e->base;
+    enum reach reach = reach_of(d, index);
     if (code == LEVEE_ENOTFOUND) {
         return miss_file(d, index, true, &st, err);
     }
@@ -210,14 +228,14 @@ static bool open_file(struct dir_source *d, size_t index, struct levee_error *er
     /* Other numbers with the same size may be a copy put back: its bytes will tell. Where nothing
      * was taken there is nothing to compare with: it is another file. */
     bool exact = dir_same_inode(e, &st) && st.mtime_ns == e->mtime_ns;
-    if (st.size != e->size || (!exact && !started && !(e->flags & DIR_ENDED))) {
+    if (st.size != e->size || (!exact && reach == NOT_REACHED && !(e->flags & DIR_ENDED))) {
         close_reader(d);
         return miss_file(d, index, false, &st, err);
     }
     d->current = index;
-    d->resuming = started;
+    d->resuming = reach == REACHED;
     d->checked = false;
-    d->last = started ? d->position : e->base;
+    d->last = d->resuming ? d->position : e->base;
     return true;
 }
 
@@ -272,6 +290,7 @@ static int gather(struct dir_source *d, struct harvest *h, struct levee_error *e
             return LEVEE_EFILE_CHANGED;
         }
         if (seq <= d->position) {
+            d->last = seq > d->last ? seq : d->last;
             continue;
         }
         if (h->count == 0) {
@@ -426,6 +445,9 @@ static bool next_group(struct dir_source *d, struct levee_error *err)
     d->group_count = d->group_at = 0;
     int code = dir_scan_step(d, &more, err);
     bool idle = code == LEVEE_OK && !more && d->group_count == 0;
+    if (code == LEVEE_OK) {
+        code = dir_group_durable(d, err);
+    }
     /* Ends wait for company while a look around is under way. */
     if (code == LEVEE_OK && (d->group_count || idle || d->ledger.frame.len > 65536)) {
         code = dir_ledger_commit(&d->ledger, err);
