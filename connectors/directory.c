@@ -181,7 +181,8 @@ static bool miss_file(struct dir_source *d, size_t index, bool gone, const struc
         err_expected(err, "%" PRIu64 " bytes, inode %" PRIu64, e->size, e->inode);
         err_found(err, "%" PRIu64 " bytes, inode %" PRIu64, st->size, st->inode);
     }
-    err_where(err, "%s, offset %" PRIu64, d->full_path, untouched ? 0 : d->position - e->base);
+    err_where(err, "%s, offset %" PRIu64, d->full_path,
+              d->position > e->base ? d->position - e->base - 1 : 0);
     if (!untouched) {
         return skip_file(d, index, err);
     }

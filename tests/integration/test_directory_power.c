@@ -23,7 +23,7 @@
 
 #define FILES     14
 #define LINES_MAX 120
-#define SEEDS     60
+#define SEEDS     200
 
 static struct {
     struct levee_testing *sim;
@@ -111,8 +111,11 @@ static void put_file(int f)
     bool ok = (iov.iov_len == 0 || ops->pwritev(file, &iov, 1, 0, NULL) == LEVEE_OK) &&
               ops->sync(file, NULL) == LEVEE_OK;
     ops->close(file);
-    w.put[f] = ok && ops->rename(w.io, "outside", to, NULL) == LEVEE_OK &&
-               ops->sync_dir(w.io, "in", NULL) == LEVEE_OK &&
+    ok = ok && ops->rename(w.io, "outside", to, NULL) == LEVEE_OK;
+    if (ok && w.ctx) {
+        levee_sim_run_ms(w.sim, roll(8)); /* it may be read before its name is durable */
+    }
+    w.put[f] = ok && ops->sync_dir(w.io, "in", NULL) == LEVEE_OK &&
                ops->sync_dir(w.io, "in/sub", NULL) == LEVEE_OK;
 }
 
@@ -263,6 +266,7 @@ static void live(bool last)
         ck_assert_msg(code == LEVEE_ETIMEOUT || levee_sim_crashed(w.sim), "stopped: %s",
                       levee_error_format(&err, line, sizeof line));
         levee_free(w.ctx);
+        w.ctx = NULL;
     }
 }
 
@@ -323,6 +327,37 @@ START_TEST(f_power_losses_at_any_step_lose_and_repeat_no_line)
 }
 END_TEST
 
+/* Three files in one group, and every step of a short life: among others the ones between the last
+ * record in the log and the ends in the ledger. */
+START_TEST(f_every_step_of_a_short_life_is_survived)
+{
+    for (uint64_t step = 1; step <= 150; step++) {
+        char why[200] = "";
+        begin(7);
+        for (int f = 0; f < FILES; f++) {
+            w.lines[f] = f < 3 ? 20 + f : 0;
+            if (f < 3) {
+                put_file(f);
+            }
+        }
+        levee_sim_set(w.sim, &(struct levee_sim_options){.seed = step,
+                                                         .crash_at_step = step,
+                                                         .keep_per_mille = step % 3 * 500});
+        if (up()) {
+            levee_sim_run_ms(w.sim, 300);
+            levee_free(w.ctx);
+            w.ctx = NULL;
+        }
+        levee_sim_power_loss(w.sim);
+        levee_sim_set(w.sim, &(struct levee_sim_options){.seed = step});
+        find_out();
+        live(true);
+        ck_assert_msg(judge(why) && all_seen(), "step %llu: %s", (unsigned long long)step, why);
+        levee_sim_free(w.sim);
+    }
+}
+END_TEST
+
 START_TEST(f_process_deaths_lose_and_repeat_no_line)
 {
     for (uint64_t seed = 1; seed <= seeds() / 2; seed++) {
@@ -338,6 +373,7 @@ int main(void)
 
     tcase_set_timeout(t, 300);
     tcase_add_test(t, f_power_losses_at_any_step_lose_and_repeat_no_line);
+    tcase_add_test(t, f_every_step_of_a_short_life_is_survived);
     tcase_add_test(t, f_process_deaths_lose_and_repeat_no_line);
     suite_add_tcase(s, t);
     return suite_main(s);

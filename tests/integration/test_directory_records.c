@@ -270,7 +270,7 @@ START_TEST(a_file_that_changes_while_it_is_read_stops_there)
     rig.options.batch_interval_ms = 200;
     files_put(&rig, "big", text, len);
     files_up(&rig);
-    FILES_WAIT(&rig, begun, 1);
+    FILES_WAIT(&rig, bytes, 1);
     files_append(&rig, "big", "more\n");
     ck_assert_int_eq(levee_await_for(rig.ctx, 20000, &err), LEVEE_EFILE_CHANGED);
     ck_assert_ptr_nonnull(strstr(err.where, "/in/big, offset "));
