@@ -1,7 +1,8 @@
 /*
  * Private to the directory source. directory.c: options, life, the order of things, reading into
- * the inlet. dir_scan.c: which files there are. dir_look.c: what a file is to us. dir_read.c: one
- * file's records. dir_ledger.c: what was begun, durably.
+ * the inlet. dir_file.c: opening and ending one file. dir_scan.c: which files there are.
+ * dir_look.c: what a file is to us. dir_read.c: one file's records. dir_ledger.c: what was begun,
+ * durably.
  */
 #ifndef LEVEE_CONNECTORS_DIR_H
 #define LEVEE_CONNECTORS_DIR_H
@@ -75,6 +76,21 @@ struct dir_source {
             ledger_bytes, commits;
     } count;
 };
+
+/* ---- directory.c ---- */
+#define DIR_PRODUCER "files"
+void dir_give_up(struct dir_source *d, const struct levee_error *err, bool fatal);
+/* What failed can be tried again as it is; damage, and a sync that failed, cannot. */
+void dir_fail(struct dir_source *d, int code, struct levee_error *err);
+
+/* ---- dir_file.c ---- */
+/* false: it could not be, and nothing more can be done now, or the context stops. */
+bool dir_file_open(struct dir_source *d, size_t index, struct levee_error *err);
+/* The end was reached. false: as above. */
+bool dir_file_finish(struct dir_source *d, struct levee_error *err);
+/* A file that cannot be read as it was begun. true: go on with the next. */
+bool dir_file_skip(struct dir_source *d, size_t index, struct levee_error *err);
+void dir_file_close(struct dir_source *d);
 
 /* ---- dir_scan.c ---- */
 bool dir_pattern_ok(const char *pattern, bool recursive);

@@ -1,7 +1,7 @@
 /*
- * A graph with two sinks of which one is down, from the outside, on the simulated machine: the other
- * goes on as far as memory allows, what is acknowledged stays so, and the one that comes back gets
- * everything once and in order. Kills at every step of such a life are the simulator world's
+ * A graph with two sinks of which one is down, from the outside, on the simulated machine: the
+ * other goes on as far as memory allows, what is acknowledged stays so, and the one that comes back
+ * gets everything once and in order. Kills at every step of such a life are the simulator world's
  * (tests/sim); a real broker that is away is tests/fault-kafka's.
  */
 #include <stdio.h>
@@ -14,7 +14,8 @@
 
 #define BATCHES 200
 
-/* A transactional sink in memory that outlives its context; `down`: every begin fails for a while. */
+/* A transactional sink in memory that outlives its context; `down`: every begin fails for a while.
+ */
 struct place {
     bool down;
     struct levee_token token, now;
