@@ -24,7 +24,7 @@ enum sector_state {
 
 struct sim_inode {
     struct sim_inode *next; /* in sim_disk.inodes, in order of creation */
-    uint64_t number; /* never used again */
+    uint64_t number;        /* never used again */
     int64_t mtime_ns;
     enum io_kind kind;
     uint32_t refs;  /* links, open files and locks: freed at zero */

@@ -233,6 +233,7 @@ int sim_open_inode(struct sim_io *sim, const char *path, int flags, struct sim_i
         if (rc != 0) {
             return io_fail(err, rc, "create", path);
         }
+        ASSERT(at.inode != NULL);
         touch(&sim->head, at.inode);
         counter_add(&sim->head.counts.creates, 1);
     } else if ((flags & IO_TRUNCATE) != 0 && at.inode->now_size > 0) {

@@ -572,8 +572,9 @@ int levee_inlet_gap(levee_inlet *in, struct levee_slice producer, uint32_t parti
     code = in->taking
                ? producer_get(in, producer, &p, err)
                : err_set(err, LEVEE_ESTOPPED, "source %s takes nothing any more", in->node->uid);
-    if (code == LEVEE_OK && (!in->options.holes || partition >= in->options.partitions ||
-                             first <= p->taken || last < first)) {
+    if (code == LEVEE_OK && p &&
+        (!in->options.holes || partition >= in->options.partitions || first <= p->taken ||
+         last < first)) {
         err_set(err, LEVEE_EINVALID, "source %s: this is no gap behind what was taken",
                 in->node->uid);
         err_expected(err, "a source with holes, and sequences above %llu",
@@ -581,10 +582,10 @@ int levee_inlet_gap(levee_inlet *in, struct levee_slice producer, uint32_t parti
         err_found(err, "%llu to %llu", (unsigned long long)first, (unsigned long long)last);
         code = LEVEE_EINVALID;
     }
-    if (code == LEVEE_OK) {
+    if (code == LEVEE_OK && p) {
         code = queue_mark(in, p, RT_BLOCK_GAP, partition, first, last, err);
     }
-    if (code == LEVEE_OK) {
+    if (code == LEVEE_OK && p) {
         p->taken = last;
         p->taken_hash = 0; /* of a record that nobody has seen */
         p->ticket = *ret_ticket = in->ticket;

@@ -12,8 +12,9 @@
  */
 #include "runtime/context.h"
 
-#define COMMITTING_MAX 2u /* batches that the sinks at work lack: commit n overlaps work on n + 1  \
-                           */
+#define COMMITTING_MAX                                                                             \
+    2u /* batches that the sinks at work lack: commit n overlaps work on n + 1                     \
+        */
 #define AHEAD_MAX     1024u      /* … and that those lack which wait for what is down */
 #define HINT_DELAY_NS 200000000u /* an idle context writes its last hints down after this */
 
