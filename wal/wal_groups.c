@@ -174,8 +174,7 @@ static enum group_result scan_group(struct wal_scan_state *s, struct wal_window 
     return GROUP_OK;
 }
 
-/* Zeros from here to the end of the file? */
-static bool clean_to_end(struct wal_scan_state *s, struct wal_window *v, uint64_t from)
+bool wal_scan_clean(struct wal_scan_state *s, struct wal_window *v, uint64_t from)
 {
     const uint8_t *p;
     const uint64_t step = 1u << 20;
@@ -341,7 +340,7 @@ void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit)
         s->bad.offset = at.offset;
         s->bad.lsn = at.lsn;
         enum group_result r = scan_group(s, &v, index, &at);
-        if (r == GROUP_END && clean_to_end(s, &v, at.offset)) {
+        if (r == GROUP_END && wal_scan_clean(s, &v, at.offset)) {
             break;
         }
         if (r != GROUP_OK && s->code == LEVEE_OK) {

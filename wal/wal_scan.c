@@ -25,7 +25,8 @@ static int newer(const struct wal_segment_header *h, const char *name, struct le
     return LEVEE_EDIR_NEWER;
 }
 
-/* The first frame: a spare has none, a used segment begins with SEGMENT_START. */
+/* The first frame: a used segment begins with SEGMENT_START, and a spare is empty to its last byte.
+ * One in use that has lost its first block is no spare: the rest of it may be acknowledged. */
 static void read_start(struct wal_scan_state *s, struct wal_segment *seg, struct wal_window *v)
 {
     const uint8_t *p;
@@ -49,7 +50,7 @@ static void read_start(struct wal_scan_state *s, struct wal_segment *seg, struct
             return;
         }
     }
-    seg->spare = code == LEVEE_OK && wal_is_zero(p, WAL_FRAME_HEADER + WAL_START_BYTES);
+    seg->spare = code == LEVEE_OK && wal_scan_clean(s, v, WAL_HEADER_BYTES);
 }
 
 static void read_segment(struct wal_scan_state *s, const char *name, uint64_t number,

@@ -29,6 +29,8 @@ struct wal_scan_state {
     int code;           /* NOMEM, CRASHED: give up */
     struct levee_error *err;
 };
+/* Zeros from here to the end of the file? What cannot be read is not known to be. */
+bool wal_scan_clean(struct wal_scan_state *s, struct wal_window *v, uint64_t from);
 /* One segment's groups with LSNs below limit (its successor's first LSN): entries, bad places,
  * witnesses. */
 void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit);

@@ -180,6 +180,25 @@ START_TEST(r1_zeros_to_the_end_are_a_clean_end)
 }
 END_TEST
 
+/* 54: the block that a segment begins with reads as zeros. That makes it no unused spare: what lies
+ * behind is evidence, and of what was acknowledged. */
+START_TEST(f54_a_segment_whose_first_block_is_gone_is_no_spare)
+{
+    open_log();
+    memset(at(2, 8192), 0, BLOCK);
+    expect(WAL_BAD_FRAME, 2, 6, true);
+    ck_assert(facts.bad.synced);
+    ck_assert(!facts.segments[1].spare);
+    memset(at(2, 8192), 0, r.segments[1].at - 8192);
+    *at(2, SIZE - 1) = 1;
+    expect(WAL_BAD_FRAME, 2, 6, false); /* nothing says that anybody was told of it */
+    *at(2, SIZE - 1) = 0;
+    expect(WAL_BAD_NONE, 0, 0, false);
+    ck_assert(facts.segments[1].spare);
+    close_log();
+}
+END_TEST
+
 /* Behind a megabyte of zeros a single byte: not a clean end. */
 START_TEST(a_byte_far_behind_the_end_is_found)
 {
@@ -366,6 +385,7 @@ int main(void)
     suite_add_tcase(suite, t);
     t = tcase_create("tails");
     tcase_add_test(t, r1_zeros_to_the_end_are_a_clean_end);
+    tcase_add_test(t, f54_a_segment_whose_first_block_is_gone_is_no_spare);
     tcase_add_test(t, a_byte_far_behind_the_end_is_found);
     tcase_add_test(t, f57_frames_of_another_life_of_the_file_are_stale);
     tcase_add_test(t, r4_r6_sectors_of_the_last_group_out_of_order);
