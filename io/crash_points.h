@@ -19,6 +19,11 @@
     X(SEGMENT_AFTER_SYNC)                                                                          \
     X(SEGMENT_AFTER_RENAME)                                                                        \
     X(SEGMENT_AFTER_DIR_SYNC)                                                                      \
+    X(RECYCLE_AFTER_IMPRINT)                                                                       \
+    X(RECYCLE_AFTER_HEADER)                                                                        \
+    X(RECYCLE_AFTER_SYNC)                                                                          \
+    X(RECYCLE_AFTER_RENAME)                                                                        \
+    X(RECYCLE_AFTER_DIR_SYNC)                                                                      \
     X(WAL_BEFORE_WRITE)                                                                            \
     X(WAL_AFTER_WRITE)                                                                             \
     X(WAL_AFTER_SYNC)                                                                              \

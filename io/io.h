@@ -37,6 +37,7 @@ struct io_stat {
     int64_t mtime_ns; /* of the last change of its bytes, since 1970 */
     uint64_t birth;   /* when the inode was made: tells it from a later one with its number; 0: the
                          file system does not say */
+    uint64_t links;   /* names the file has */
 };
 
 /* One name in a directory; the list is sorted by name. Freed with io_list_free. */

@@ -193,6 +193,7 @@ static int stat_at(int fd, const char *path, struct io_stat *ret)
         .dev = makedev(st.stx_dev_major, st.stx_dev_minor),
         .inode = st.stx_ino,
         .mtime_ns = st.stx_mtime.tv_sec * 1000000000 + st.stx_mtime.tv_nsec,
+        .links = st.stx_nlink,
     };
     if (st.stx_mask & STATX_BTIME) {
         ret->birth = (uint64_t)st.stx_btime.tv_sec * 1000000000u + st.stx_btime.tv_nsec;

@@ -25,7 +25,8 @@ struct io_stat sim_inode_stat(const struct sim_inode *inode)
                             .dev = 1,
                             .inode = inode->number,
                             .mtime_ns = inode->mtime_ns,
-                            .birth = inode->number};
+                            .birth = inode->number,
+                            .links = inode->names};
 }
 
 int sim_stat(struct io *io, const char *path, struct io_stat *ret, struct levee_error *err)

@@ -380,6 +380,8 @@ static void run_reply(struct io_task *t)
 
     if (c->code == LEVEE_OK && c->trim_to) {
         wal_trim(ctx->wal, c->trim_to);
+    } else if (c->code == LEVEE_ENOSPACE) {
+        wal_give_back(ctx->wal);
     }
     if (c->code == LEVEE_OK && c->stage == RT_CKPT_PUBLISHING) {
         published(ctx);

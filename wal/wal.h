@@ -97,7 +97,7 @@ struct wal_entry { /* one verified data frame, in LSN order, void ones left out 
 
 enum wal_bad_kind { /* the first frame that does not verify after the last good one (evidence for
                        R1–R9) */
-                    WAL_BAD_NONE = 0, /* clean end: zeros from here to the end of the segment */
+                    WAL_BAD_NONE = 0, /* clean end: blank from here to the end of the segment */
                     WAL_BAD_STALE,    /* well-formed under another salt */
                     WAL_BAD_FRAME,    /* damaged or partial */
                     WAL_BAD_READ,     /* EIO */
@@ -133,14 +133,15 @@ struct wal_segment {
     uint64_t end_offset; /* end of the last verified group in force */
     uint64_t epoch;
     uint64_t chain;       /* after the last frame in force */
-    uint64_t used_offset; /* everything at and behind it is zero as far as read; end of non-zero
-                             bytes (for quarantine) */
+    uint64_t used_offset; /* everything at and behind it is blank as far as read (for quarantine) */
+    uint64_t groups_end;  /* recycled: where groups may end and the imprint begins */
     uint64_t predecessor, predecessor_last; /* what its SEGMENT_START says */
     bool spare;                             /* header good, nothing else in it */
     bool header_bad;                        /* both copies */
     bool torn;            /* bytes that do not verify lie behind end_offset (or it is all of it) */
     bool gone;            /* removed by rebuild or clean */
     bool header_repaired; /* R10: copy 1 was bad */
+    bool recycled;        /* the file had a former life, of which bytes may still lie in it */
     bool void_tail;       /* bytes lie behind end_offset that a successor has made void */
 };
 
@@ -217,15 +218,19 @@ uint64_t wal_witnessed_lsn(
 uint64_t wal_epoch(const struct wal *wal);
 uint64_t
 wal_bytes(const struct wal *wal); /* bytes of all segments on disk, spares included; thread: any */
-/* Removes whole segments all of whose frames are below lsn, oldest first; the segment being written
- * stays. On the helper lane, returns at once. */
+/* Takes whole segments all of whose frames are below lsn out of the log, oldest first; the segment
+ * being written stays. They are used again or removed. On the helper lane, returns at once. */
 void wal_trim(struct wal *wal, uint64_t lsn);
+/* Gives back the room of trimmed segments that are kept to be used again: the disk is full. On the
+ * helper lane, returns at once. */
+void wal_give_back(struct wal *wal);
 /* Writes what is queued, seals idle, ends both lanes. Every frame's done has been called when it
  * returns. NULL is fine. */
 void wal_close(struct wal *wal);
 
 struct wal_stats {
     uint64_t frames, groups, syncs, idle_seals, rolls, payload_bytes, written_bytes, segments;
+    uint64_t recycled; /* spares that were made of trimmed segments */
 };
 void wal_stats(const struct wal *wal, struct wal_stats *ret);
 

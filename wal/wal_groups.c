@@ -13,6 +13,18 @@ struct place { /* where the scan is in its segment */
     bool chain_known; /* not right behind damage */
 };
 
+static bool in_blank_block(struct wal_scan_state *s, struct wal_window *v, uint64_t offset)
+{
+    uint64_t block = offset / WAL_GROUP_ALIGN * WAL_GROUP_ALIGN;
+    const uint8_t *p;
+    int code = wal_window_get(v, block, WAL_GROUP_ALIGN, &p);
+
+    if (wal_scan_fatal(code)) {
+        s->code = code;
+    }
+    return code == LEVEE_OK && wal_window_blank(v, block, p, WAL_GROUP_ALIGN);
+}
+
 /* *ret_raw: the header's bytes, valid until the next look through the window. */
 static enum wal_verdict header_at(struct wal_scan_state *s, struct wal_window *v, uint64_t salt,
                                   uint64_t offset, struct wal_header *ret, const uint8_t **ret_raw)
@@ -32,6 +44,9 @@ static enum wal_verdict header_at(struct wal_scan_state *s, struct wal_window *v
     }
     *ret_raw = p;
     enum wal_verdict verdict = wal_header_decode(p, salt, offset, ret);
+    if (verdict != WAL_FRAME_OK && v->recycled && in_blank_block(s, v, offset)) {
+        return WAL_FRAME_ZERO; /* where the log has not written, whatever lies there is nothing */
+    }
     if (verdict == WAL_FRAME_STALE) {
         s->bad.kind = WAL_BAD_STALE;
     }
@@ -177,14 +192,14 @@ static enum group_result scan_group(struct wal_scan_state *s, struct wal_window 
 bool wal_scan_clean(struct wal_scan_state *s, struct wal_window *v, uint64_t from)
 {
     const uint8_t *p;
-    const uint64_t step = 1u << 20;
 
-    for (uint64_t at = from; at < v->file_size && s->code == LEVEE_OK; at += step) {
-        uint64_t n = v->file_size - at < step ? v->file_size - at : step;
-        int code = wal_window_get(v, at, (size_t)n, &p);
+    for (uint64_t at = from; at < v->file_size && s->code == LEVEE_OK; at += WAL_GROUP_ALIGN) {
+        uint64_t left = v->file_size - at;
+        size_t n = left < WAL_GROUP_ALIGN ? (size_t)left : WAL_GROUP_ALIGN;
+        int code = wal_window_get(v, at, n, &p);
         if (wal_scan_fatal(code)) {
             s->code = code;
-        } else if (code || !wal_is_zero(p, (size_t)n)) {
+        } else if (code || !wal_window_blank(v, at, p, n)) {
             return false;
         }
     }
@@ -239,7 +254,7 @@ static void look_ahead(struct wal_scan_state *s, struct wal_window *v, struct wa
             s->code = code;
         }
         size_t own = len < WAL_GROUP_ALIGN ? len : WAL_GROUP_ALIGN;
-        if (code || wal_is_zero(p, own)) {
+        if (code || wal_window_blank(v, at, p, own)) {
             continue;
         }
         seg->used_offset = at + own;
@@ -325,7 +340,7 @@ void wal_scan_groups(struct wal_scan_state *s, uint32_t index, uint64_t limit)
     struct place at = {WAL_HEADER_BYTES, seg->first_lsn, seg->salt, true};
     bool more = true;
 
-    s->code = wal_window_open(&v, s->io, s->dir, seg->name, s->err);
+    s->code = wal_window_segment(&v, s->io, s->dir, seg, s->err);
     while (more && s->code == LEVEE_OK) {
         seg->end_offset = at.offset;
         seg->last_lsn = at.lsn - 1;
@@ -359,7 +374,7 @@ void wal_scan_startless(struct wal_scan_state *s, uint32_t index, uint64_t lsn, 
     struct wal_window v;
     const uint8_t *raw;
 
-    s->code = wal_window_open(&v, s->io, s->dir, seg->name, s->err);
+    s->code = wal_window_segment(&v, s->io, s->dir, seg, s->err);
     if (s->code == LEVEE_OK) {
         memset(&s->bad, 0, sizeof s->bad);
         s->bad.offset = group.offset;

@@ -9,10 +9,12 @@
 #define WAL_START_BYTES  40u /* payload of SEGMENT_START */
 #define WAL_SEAL_BYTES   32u /* payload of GROUP_SEAL and IDLE_SEAL */
 #define WAL_NAME_BYTES   24u
+#define WAL_RECYCLED     1u /* incompatible feature: blank is what the imprint says, not zeros */
 
 struct wal_segment_header {
     struct uuid context;
     uint64_t number, salt, size;
+    uint64_t former; /* recycled: the number that the file had in its former life; else 0 */
     uint16_t major, minor;
     uint32_t incompatible, ro_compatible;
 };
@@ -32,6 +34,26 @@ int wal_segment_create(struct io *io, const char *dir, const struct wal_segment_
                        struct levee_error *err);
 int wal_segment_publish(struct io *io, const char *dir, uint64_t number, bool rebuild,
                         struct levee_error *err);
+
+/* The imprint of a segment of this size, behind it in the file (wal_imprint.c). */
+static inline uint64_t wal_imprint_bytes(uint64_t size)
+{
+    return align_up(size / WAL_GROUP_ALIGN * 8, WAL_GROUP_ALIGN);
+}
+/* Hashes all blocks of a file that is to become the segment h. */
+int wal_imprint_take(struct io *io, struct io_file *f, const struct wal_segment_header *h,
+                     struct buf *ret, struct levee_error *err);
+
+/* Takes a trimmed segment's name and leaves it a temporary one: after the next sync of the
+ * directory the file is no part of the log. */
+int wal_segment_retire(struct io *io, const char *dir, uint64_t number, struct levee_error *err);
+/* Removes a retired one. */
+int wal_segment_drop(struct io *io, const char *dir, uint64_t number, struct levee_error *err);
+/* Makes the retired file h->former, of h->size bytes or more, the spare h->number: imprint and
+ * headers, sync, rename, sync of the directory. NOTFOUND: the file cannot be used again, which is
+ * no harm. On any failure it is gone, or the next start removes it. */
+int wal_segment_recycle(struct io *io, const char *dir, const struct wal_segment_header *h,
+                        struct io_file **ret, struct levee_error *err);
 
 /* SEGMENT_START's payload. */
 struct wal_start {

@@ -166,9 +166,14 @@ static int create(struct io *io, const struct wal_options *o, const struct wal_s
     struct io_file *file = NULL;
     int code = wal_segment_create(io, o->dir, h, group, &file, err);
 
-    if (code == LEVEE_ENOSPACE) { /* unused spares hold nothing: their room is enough for one small
-                                     segment */
+    if (code == LEVEE_ENOSPACE) { /* unused spares and what has no name hold nothing: their room is
+                                     enough for one small segment */
         char path[IO_PATH_MAX];
+        for (size_t i = 0; i < f->temps.count; i++) {
+            if (io_path(path, o->dir, f->temps.items[i].name, err) == LEVEE_OK) {
+                (void)io->ops->unlink(io, path, NULL);
+            }
+        }
         for (size_t i = 0; i < f->segment_count; i++) {
             if (f->segments[i].spare &&
                 io_path(path, o->dir, f->segments[i].name, err) == LEVEE_OK) {
@@ -242,8 +247,8 @@ int wal_rebuild(struct io *io, const struct wal_options *options, struct wal_fac
 
 /* ---- cleaning ---- */
 
-/* What did not verify is kept: the bytes from `from` to the last non-zero one, in a file of their
- * own in quarantine/. */
+/* What did not verify is kept: the blocks from `from` to the last one that is not blank, in a file
+ * of their own in quarantine/. */
 static int quarantine_tail(struct io *io, const char *dir, const struct wal_segment *s,
                            uint64_t from, struct levee_error *err)
 {
@@ -251,7 +256,7 @@ static int quarantine_tail(struct io *io, const char *dir, const struct wal_segm
     struct io_file *out = NULL;
     struct wal_window v;
     const uint8_t *p;
-    int code = wal_window_open(&v, io, dir, s->name, err);
+    int code = wal_window_segment(&v, io, dir, s, err);
 
     (void)snprintf(name, sizeof name, "%s.%llu.torn", s->name, (unsigned long long)from);
     if (code == LEVEE_OK) {
@@ -263,6 +268,9 @@ static int quarantine_tail(struct io *io, const char *dir, const struct wal_segm
     for (uint64_t at = from; at < s->used_offset && code == LEVEE_OK; at += WAL_GROUP_ALIGN) {
         uint64_t n = s->used_offset - at < WAL_GROUP_ALIGN ? s->used_offset - at : WAL_GROUP_ALIGN;
         int got = wal_window_get(&v, at, (size_t)n, &p);
+        if (got == LEVEE_OK && wal_window_blank(&v, at, p, (size_t)n)) {
+            continue; /* nothing was written there: a hole */
+        }
         if (got == LEVEE_OK) { /* an unreadable block stays a hole */
             struct iovec iov = {(void *)(uintptr_t)p, (size_t)n};
             code = io->ops->pwritev(out, &iov, 1, at - from, err);

@@ -25,7 +25,7 @@ static int newer(const struct wal_segment_header *h, const char *name, struct le
     return LEVEE_EDIR_NEWER;
 }
 
-/* The first frame: a used segment begins with SEGMENT_START, and a spare is empty to its last byte.
+/* The first frame: a used segment begins with SEGMENT_START, and a spare is blank to its end.
  * One in use that has lost its first block is no spare: the rest of it may be acknowledged. */
 static void read_start(struct wal_scan_state *s, struct wal_segment *seg, struct wal_window *v)
 {
@@ -87,8 +87,15 @@ static void read_segment(struct wal_scan_state *s, const char *name, uint64_t nu
         f->has_foreign = true;
     } else {
         seg->salt = h.salt;
+        seg->recycled = (h.incompatible & WAL_RECYCLED) != 0;
+        seg->groups_end = seg->recycled ? h.size : 0;
         seg->header_repaired = state == WAL_HEADER_REPAIRED;
-        read_start(s, seg, &v);
+        if (s->code == LEVEE_OK && seg->recycled) {
+            s->code = wal_window_imprint(&v, h.size, h.salt);
+        }
+        if (s->code == LEVEE_OK) {
+            read_start(s, seg, &v);
+        }
         f->epoch_max = seg->epoch > f->epoch_max ? seg->epoch : f->epoch_max;
         f->segment_count++;
     }
@@ -309,6 +316,12 @@ int wal_read_entry(struct io *io, const char *dir, const struct wal_facts *facts
     if (wal_header_decode(raw, seg->salt, entry->offset, &h) != WAL_FRAME_OK ||
         h.lsn != entry->lsn || h.len != entry->len ||
         wal_payload_hash(both, seg->salt, h.lsn) != h.payload_hash) {
+        struct io_stat st = {0};
+        if (io->ops->stat(io, path, &st, NULL) == LEVEE_OK && st.kind == IO_NONE) {
+            err_set(err, LEVEE_EWAL_GAP, "a frame was trimmed while it was read");
+            err_where(err, "%s, LSN %llu", path, (unsigned long long)entry->lsn);
+            return LEVEE_EWAL_GAP;
+        }
         err_set(err, LEVEE_EWAL_CORRUPT, "a frame no longer verifies");
         err_where(err, "%s, offset %u, LSN %llu", path, entry->offset,
                   (unsigned long long)entry->lsn);

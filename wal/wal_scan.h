@@ -10,12 +10,24 @@ struct wal_window {
     uint64_t file_size, base;
     size_t len;
     struct buf bytes;
+    bool recycled; /* blocks behind the end hold a former life's bytes … */
+    uint64_t salt;
+    struct buf imprint; /* … which are told by their hashes */
 };
 int wal_window_open(struct wal_window *v, struct io *io, const char *dir, const char *name,
                     struct levee_error *err);
 void wal_window_close(struct wal_window *v);
 /* len bytes at offset; NOTFOUND: the file ends before. The view is valid until the next call. */
 int wal_window_get(struct wal_window *v, uint64_t offset, size_t len, const uint8_t **ret);
+/* Opens a segment of which the header is known, with its imprint if it has one. */
+int wal_window_segment(struct wal_window *v, struct io *io, const char *dir,
+                       const struct wal_segment *seg, struct levee_error *err);
+/* Makes the window, over the file of a recycled segment, end where its groups may end, and reads
+ * the imprint behind; NOMEM, CRASHED. */
+int wal_window_imprint(struct wal_window *v, uint64_t size, uint64_t salt);
+/* Is this block as it was when the segment was made, as far as anybody can tell? p: its bytes, up
+ * to the end of the file. */
+bool wal_window_blank(const struct wal_window *v, uint64_t offset, const uint8_t *p, size_t len);
 
 bool wal_scan_fatal(int code); /* no fact about the disk: the scan itself cannot go on */
 bool wal_is_zero(const uint8_t *p, size_t len);
@@ -29,7 +41,7 @@ struct wal_scan_state {
     int code;           /* NOMEM, CRASHED: give up */
     struct levee_error *err;
 };
-/* Zeros from here to the end of the file? What cannot be read is not known to be. */
+/* Blank from here to the end? What cannot be read is not known to be. */
 bool wal_scan_clean(struct wal_scan_state *s, struct wal_window *v, uint64_t from);
 /* One segment's groups with LSNs below limit (its successor's first LSN): entries, bad places,
  * witnesses. */

@@ -5,6 +5,16 @@
  *
  *   temporary name → zeros → header twice (→ first group, when recovery builds it) → sync → rename
  * → sync directory
+ *
+ * A segment that was trimmed has all that already, and is made into a new one without the zeros
+ * (wal_imprint.c says how its old bytes are told from new ones):
+ *
+ *   rename to a temporary name → sync directory → imprint → header twice → sync → rename → sync
+ * directory
+ *
+ * So at every moment a file under a segment's name is whole: of its old life until the first sync
+ * of the directory, of its new one from the second rename on. What is under a temporary name is
+ * nobody's, and goes at the next start.
  */
 #include "wal/wal_impl.h"
 
@@ -46,6 +56,7 @@ void wal_segment_header_encode(uint8_t out[WAL_GROUP_ALIGN], const struct wal_se
     put_le64(out + 40, h->number);
     put_le64(out + 48, h->salt);
     put_le64(out + 56, h->size);
+    put_le64(out + 64, h->former);
     put_le64(out + HASH_OFFSET, hash64(out, HASH_OFFSET, 0));
 }
 
@@ -63,8 +74,9 @@ static enum wal_header_state header_decode(const uint8_t *in, struct wal_segment
     ret->number = get_le64(in + 40);
     ret->salt = get_le64(in + 48);
     ret->size = get_le64(in + 56);
-    return ret->major > WAL_FORMAT_MAJOR || ret->incompatible != 0 ? WAL_HEADER_NEWER
-                                                                   : WAL_HEADER_OK;
+    ret->former = get_le64(in + 64);
+    return ret->major > WAL_FORMAT_MAJOR || (ret->incompatible & ~WAL_RECYCLED) ? WAL_HEADER_NEWER
+                                                                                : WAL_HEADER_OK;
 }
 
 enum wal_header_state wal_segment_header_read(struct io *io, struct io_file *f,
@@ -164,11 +176,11 @@ int wal_segment_create(struct io *io, const char *dir, const struct wal_segment_
     return LEVEE_OK;
 }
 
-int wal_segment_publish(struct io *io, const char *dir, uint64_t number, bool rebuild,
-                        struct levee_error *err)
+static int publish(struct io *io, const char *dir, uint64_t temp, uint64_t number,
+                   enum crash_point renamed, enum crash_point synced, struct levee_error *err)
 {
     char from[IO_PATH_MAX], to[IO_PATH_MAX], name[WAL_NAME_BYTES];
-    int code = temp_path(from, dir, number, err);
+    int code = temp_path(from, dir, temp, err);
 
     wal_segment_name(name, number);
     if (code == LEVEE_OK) {
@@ -176,11 +188,103 @@ int wal_segment_publish(struct io *io, const char *dir, uint64_t number, bool re
     }
     if (code == LEVEE_OK) {
         code = io->ops->rename(io, from, to, err);
-        crash_at(io, rebuild ? CP_REC_AFTER_REBUILD_RENAME : CP_SEGMENT_AFTER_RENAME);
+        crash_at(io, renamed);
     }
     if (code == LEVEE_OK) {
         code = io->ops->sync_dir(io, dir, err);
-        crash_at(io, rebuild ? CP_REC_AFTER_REBUILD_DIR_SYNC : CP_SEGMENT_AFTER_DIR_SYNC);
+        crash_at(io, synced);
+    }
+    return code;
+}
+
+int wal_segment_publish(struct io *io, const char *dir, uint64_t number, bool rebuild,
+                        struct levee_error *err)
+{
+    return publish(io, dir, number, number,
+                   rebuild ? CP_REC_AFTER_REBUILD_RENAME : CP_SEGMENT_AFTER_RENAME,
+                   rebuild ? CP_REC_AFTER_REBUILD_DIR_SYNC : CP_SEGMENT_AFTER_DIR_SYNC, err);
+}
+
+/* ---- a second life ---- */
+
+int wal_segment_retire(struct io *io, const char *dir, uint64_t number, struct levee_error *err)
+{
+    char from[IO_PATH_MAX], to[IO_PATH_MAX], name[WAL_NAME_BYTES];
+    int code = temp_path(to, dir, number, err);
+
+    wal_segment_name(name, number);
+    if (code == LEVEE_OK) {
+        code = io_path(from, dir, name, err);
+    }
+    return code ? code : io->ops->rename(io, from, to, err);
+}
+
+int wal_segment_drop(struct io *io, const char *dir, uint64_t number, struct levee_error *err)
+{
+    char path[IO_PATH_MAX];
+    int code = temp_path(path, dir, number, err);
+
+    return code ? code : io->ops->unlink(io, path, err);
+}
+
+static int write_over(struct io *io, struct io_file *f, const struct wal_segment_header *h,
+                      struct buf *imprint, struct levee_error *err)
+{
+    uint8_t block[WAL_GROUP_ALIGN];
+    struct iovec twice[2] = {{block, sizeof block}, {block, sizeof block}};
+    struct iovec table = {imprint->data, imprint->len};
+    int code = io->ops->pwritev(f, &table, 1, h->size, err);
+
+    crash_at(io, CP_RECYCLE_AFTER_IMPRINT);
+    if (code == LEVEE_OK) {
+        wal_segment_header_encode(block, h);
+        code = io->ops->pwritev(f, twice, 2, 0, err);
+        crash_at(io, CP_RECYCLE_AFTER_HEADER);
+    }
+    if (code == LEVEE_OK) {
+        code = io->ops->sync(f, err);
+        crash_at(io, CP_RECYCLE_AFTER_SYNC);
+    }
+    return code;
+}
+
+int wal_segment_recycle(struct io *io, const char *dir, const struct wal_segment_header *h,
+                        struct io_file **ret, struct levee_error *err)
+{
+    char path[IO_PATH_MAX];
+    struct io_file *f = NULL;
+    struct buf imprint = {0};
+    int code = temp_path(path, dir, h->former, err);
+
+    if (code == LEVEE_OK) {
+        code = io->ops->open(io, path, IO_WRITE, &f, err);
+    }
+    if (code == LEVEE_OK) {
+        code = wal_imprint_take(io, f, h, &imprint, err);
+        if (code == LEVEE_EIO) { /* an old block that cannot be read says nothing of the log */
+            err_clear(err);
+            code = LEVEE_ENOTFOUND;
+        }
+    }
+    if (code == LEVEE_OK) {
+        code = write_over(io, f, h, &imprint, err);
+        if (code == LEVEE_ENOSPACE) { /* for the imprint; what the file takes is enough for zeros */
+            err_clear(err);
+            code = LEVEE_ENOTFOUND;
+        }
+    }
+    if (code == LEVEE_OK) {
+        code = publish(io, dir, h->former, h->number, CP_RECYCLE_AFTER_RENAME,
+                       CP_RECYCLE_AFTER_DIR_SYNC, err);
+    }
+    buf_release(&imprint);
+    if (code == LEVEE_OK) {
+        *ret = f;
+        return LEVEE_OK;
+    }
+    if (f) {
+        io->ops->close(f);
+        (void)io->ops->unlink(io, path, NULL);
     }
     return code;
 }

@@ -1,11 +1,47 @@
 /*
- * The helper lane: spare segments made ahead, and trimming. A full disk here is a soft state: the
- * current segment goes on, appends queue up when it is full, and the helper looks again until there
- * is room. Any other failure is final for the log (4d.13).
+ * Spare segments, made ahead on the helper lane, out of trimmed ones (wal_trim.c) while there are
+ * any, else full of zeros. A full disk here is a soft state: the current segment goes on, appends
+ * queue up when it is full, and the helper looks again until there is room. Any other failure is
+ * final for the log (4d.13).
  */
 #include "wal/wal_writer.h"
 
 #define SPACE_RETRY_NS 200000000u
+
+static int make_of_zeros(struct wal *w, const struct wal_segment_header *h, struct io_file **ret,
+                         struct levee_error *err)
+{
+    int code = wal_segment_create(w->io, w->dir, h, slice_of(NULL, 0), ret, err);
+
+    if (code == LEVEE_OK) {
+        code = wal_segment_publish(w->io, w->dir, h->number, false, err);
+        if (code) {
+            w->io->ops->close(*ret);
+        }
+    }
+    return code;
+}
+
+static int make_of_retired(struct wal *w, struct wal_segment_header *h, struct io_file **ret,
+                           struct levee_error *err)
+{
+    struct wal_retired *r = wal_retired_take(w);
+
+    if (!r) {
+        return LEVEE_ENOTFOUND;
+    }
+    h->former = r->number;
+    h->incompatible = WAL_RECYCLED;
+    mem_free(r);
+    int code = wal_segment_recycle(w->io, w->dir, h, ret, err);
+    if (code == LEVEE_OK) {
+        counter_add(&w->stat.recycled, 1);
+    } else {
+        h->former = 0;
+        h->incompatible = 0;
+    }
+    return code;
+}
 
 int wal_spare_make(struct wal *w, struct levee_error *err)
 {
@@ -24,12 +60,9 @@ int wal_spare_make(struct wal *w, struct levee_error *err)
     pthread_mutex_lock(&w->mutex);
     h.number = ++w->number_max;
     pthread_mutex_unlock(&w->mutex);
-    int code = wal_segment_create(w->io, w->dir, &h, slice_of(NULL, 0), &s->file, err);
-    if (code == LEVEE_OK) {
-        code = wal_segment_publish(w->io, w->dir, h.number, false, err);
-        if (code) {
-            w->io->ops->close(s->file);
-        }
+    int code = make_of_retired(w, &h, &s->file, err);
+    if (code == LEVEE_ENOTFOUND) {
+        code = make_of_zeros(w, &h, &s->file, err);
     }
     if (code) {
         mem_free(s);
@@ -37,6 +70,7 @@ int wal_spare_make(struct wal *w, struct levee_error *err)
     }
     s->number = h.number;
     s->salt = h.salt;
+    s->bytes = h.size + (h.former ? wal_imprint_bytes(h.size) : 0);
     pthread_mutex_lock(&w->mutex);
     fifo_push(&w->spares, &s->link);
     if (w->roll_waits && !w->stopping) {
@@ -130,79 +164,14 @@ int wal_roll(struct wal *w, struct levee_error *err)
     w->start_pending = true;
     pthread_mutex_lock(&w->mutex);
     w->segments[w->segment_count++] =
-        (struct wal_extent){s->number, w->taken_lsn + 1, w->taken_lsn, w->size, false};
+        (struct wal_extent){s->number, w->taken_lsn + 1, w->taken_lsn, s->bytes, false, true};
+    w->rolled++;
     pthread_mutex_unlock(&w->mutex);
     mem_free(s);
     counter_add(&w->stat.rolls, 1);
     crash_at(w->io, CP_WAL_AFTER_ROLL);
     wal_spares_make(w);
     return LEVEE_OK;
-}
-
-/* ---- trimming ---- */
-
-/* The oldest segment, if all of it is below the trim LSN and the next one has a durable group:
- * without any the log would not know its LSNs after a power loss. */
-static bool oldest_to_trim(struct wal *w, uint64_t *ret_number)
-{
-    pthread_mutex_lock(&w->mutex);
-    bool yes = w->segment_count > 1 && w->segments[1].begun &&
-               w->segments[0].last_lsn < w->trim_lsn && !w->failed;
-    if (yes) {
-        *ret_number = w->segments[0].number;
-    }
-    pthread_mutex_unlock(&w->mutex);
-    return yes;
-}
-
-static void run_trim(struct io_task *t)
-{
-    struct wal *w = CONTAINER_OF(t, struct wal, trim_task);
-    struct levee_error err = {0};
-    uint64_t number;
-    int code = LEVEE_OK;
-    bool any = false;
-
-    pthread_mutex_lock(&w->mutex);
-    w->trim_posted = false;
-    pthread_mutex_unlock(&w->mutex);
-    while (code == LEVEE_OK && oldest_to_trim(w, &number)) {
-        char path[IO_PATH_MAX], name[WAL_NAME_BYTES];
-        crash_at(w->io, CP_WAL_BEFORE_TRIM);
-        wal_segment_name(name, number);
-        code = io_path(path, w->dir, name, &err);
-        if (code == LEVEE_OK) {
-            code = w->io->ops->unlink(w->io, path, &err);
-        }
-        if (code == LEVEE_OK) {
-            any = true;
-            pthread_mutex_lock(&w->mutex);
-            memmove(w->segments, w->segments + 1, --w->segment_count * sizeof *w->segments);
-            pthread_mutex_unlock(&w->mutex);
-            crash_at(w->io, CP_WAL_AFTER_TRIM_ONE);
-        }
-    }
-    if (any && code == LEVEE_OK) {
-        code = w->io->ops->sync_dir(w->io, w->dir, &err);
-        crash_at(w->io, CP_WAL_AFTER_TRIM);
-    }
-    if (code) {
-        wal_fail(w, &err);
-    }
-}
-
-void wal_trim(struct wal *w, uint64_t lsn)
-{
-    pthread_mutex_lock(&w->mutex);
-    if (lsn > w->trim_lsn) {
-        w->trim_lsn = lsn;
-    }
-    bool post = !w->trim_posted;
-    w->trim_posted = true;
-    pthread_mutex_unlock(&w->mutex);
-    if (post) {
-        w->io->ops->lane_post(w->helper, &w->trim_task);
-    }
 }
 
 uint64_t wal_bytes(const struct wal *w)
@@ -214,7 +183,10 @@ uint64_t wal_bytes(const struct wal *w)
     for (size_t i = 0; i < m->segment_count; i++) {
         bytes += m->segments[i].size;
     }
-    bytes += m->spares.count * m->opt.segment_bytes;
+    for (const struct link *l = m->spares.head; l; l = l->next) {
+        bytes += CONTAINER_OF(l, const struct wal_spare, link)->bytes;
+    }
+    bytes += wal_retired_bytes(m);
     pthread_mutex_unlock(&m->mutex);
     return bytes;
 }
@@ -224,8 +196,8 @@ uint64_t wal_bytes(const struct wal *w)
 void wal_spares_init(struct wal *w)
 {
     w->make_task.run = run_make;
-    w->trim_task.run = run_trim;
     fifo_init(&w->spares);
+    wal_trim_init(w);
 }
 
 void wal_spares_release(struct wal *w)
@@ -235,4 +207,5 @@ void wal_spares_release(struct wal *w)
         w->io->ops->close(s->file);
         mem_free(s);
     }
+    wal_retired_release(w);
 }

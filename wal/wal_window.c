@@ -22,12 +22,21 @@ int wal_window_open(struct wal_window *v, struct io *io, const char *dir, const 
     return code;
 }
 
+int wal_window_segment(struct wal_window *v, struct io *io, const char *dir,
+                       const struct wal_segment *seg, struct levee_error *err)
+{
+    int code = wal_window_open(v, io, dir, seg->name, err);
+
+    return code || !seg->recycled ? code : wal_window_imprint(v, seg->groups_end, seg->salt);
+}
+
 void wal_window_close(struct wal_window *v)
 {
     if (v->file) {
         v->io->ops->close(v->file);
     }
     buf_release(&v->bytes);
+    buf_release(&v->imprint);
     *v = (struct wal_window){0};
 }
 

@@ -10,7 +10,7 @@
  *   W2  a group begins on a 4 KiB boundary and nothing is ever written at or before the end of a
  * synced group. W3  group n + 1 is written only after group n was synced; its frames carry group
  * n's last LSN as durable. W4  the first failed write or sync is final: no write follows, every
- * queued frame gets WAL_FAILED. W5  a segment is used only after its zeros, headers and name are
+ * queued frame gets WAL_FAILED. W5  a segment is used only after its bytes, headers and name are
  * durable; the roll itself costs no sync (design 4d.20).
  */
 #include "wal/wal_writer.h"
@@ -447,6 +447,7 @@ void wal_stats(const struct wal *w, struct wal_stats *ret)
         .payload_bytes = counter_get(&w->stat.payload_bytes),
         .written_bytes = counter_get(&w->stat.written_bytes),
         .segments = segments,
+        .recycled = counter_get(&w->stat.recycled),
     };
 }
 
@@ -462,7 +463,7 @@ static int open_last(struct wal *w, const struct wal_facts *facts, struct levee_
             const struct wal_segment *x = &facts->segments[i];
             s = x;
             w->segments[w->segment_count++] =
-                (struct wal_extent){x->number, x->first_lsn, x->last_lsn, x->size, true};
+                (struct wal_extent){x->number, x->first_lsn, x->last_lsn, x->size, true, false};
         }
     }
     if (!s) { /* wal_rebuild makes one: our own bug, but no reason to crash */

@@ -11,12 +11,18 @@
 struct wal_extent { /* a segment in use */
     uint64_t number, first_lsn, last_lsn, size;
     bool begun; /* its first group is durable */
+    bool whole; /* of full size, made in this life: good for another one */
 };
 
 struct wal_spare {
     struct link link;
     struct io_file *file;
-    uint64_t number, salt;
+    uint64_t number, salt, bytes;
+};
+
+struct wal_retired { /* a trimmed segment, nameless and waiting for its next life */
+    struct link link;
+    uint64_t number, bytes;
 };
 
 struct wal {
@@ -38,7 +44,9 @@ struct wal {
     size_t segment_count, segment_cap;
     uint64_t number_max;
     uint64_t trim_lsn;
-    bool trim_posted;
+    bool trim_posted, give_back_posted;
+    struct fifo retired;    /* oldest first; their names are durably gone */
+    uint64_t rolled, cycle; /* segments begun since the last trim; how many it mostly is */
     /* … to here */
 
     /* the log lane's */
@@ -52,9 +60,10 @@ struct wal {
 
     _Atomic bool flush_posted;
     _Atomic uint64_t durable_lsn, witnessed_lsn;
-    struct io_task flush_task, idle_task, close_task, make_task, trim_task;
+    struct io_task flush_task, idle_task, close_task, make_task, trim_task, give_back_task;
     struct {
-        struct counter frames, groups, syncs, idle_seals, rolls, payload_bytes, written_bytes;
+        struct counter frames, groups, syncs, idle_seals, rolls, payload_bytes, written_bytes,
+            recycled;
     } stat;
     uint8_t zeros[2 * WAL_GROUP_ALIGN];
 };
@@ -68,5 +77,11 @@ int wal_spare_make(struct wal *w, struct levee_error *err);
 void wal_spares_init(struct wal *w);
 void wal_spares_make(struct wal *w); /* any thread: asks the helper to fill up */
 void wal_spares_release(struct wal *w);
+
+/* wal_trim.c */
+void wal_trim_init(struct wal *w);
+struct wal_retired *wal_retired_take(struct wal *w); /* NULL: there is none */
+uint64_t wal_retired_bytes(const struct wal *w);     /* under the mutex */
+void wal_retired_release(struct wal *w);
 
 #endif

@@ -18,8 +18,9 @@
 
 #include <check.h>
 
-#define SEGMENT_HEADERS 8192
-#define ARGS_MAX        48
+#include "recovery/recovery.h"
+
+#define ARGS_MAX 48
 
 static const char *scratch(void)
 {
@@ -338,13 +339,6 @@ bool trial_finish(struct trial *t, uint64_t more)
 
 /* ---- damage and size ---- */
 
-static int is_segment(const struct dirent *e)
-{
-    size_t n = strlen(e->d_name);
-
-    return n > 4 && strcmp(e->d_name + n - 4, ".seg") == 0;
-}
-
 static int is_checkpoint(const struct dirent *e)
 {
     size_t n = strlen(e->d_name);
@@ -352,47 +346,52 @@ static int is_checkpoint(const struct dirent *e)
     return n > 5 && strcmp(e->d_name + n - 5, ".ckpt") == 0;
 }
 
-/* End of what is not zero behind the headers; 0: nothing. */
-static off_t end_of_data(int fd)
+/* Where the log ends and the next group would begin: in the segment in use, or, if that is full, in
+ * the spare behind it. */
+static bool end_of_log(const struct wal_facts *f, const struct wal_segment **ret, uint64_t *ret_at)
 {
-    uint8_t block[4096];
-    off_t end = 0;
-
-    for (off_t at = SEGMENT_HEADERS; pread(fd, block, sizeof block, at) == sizeof block;
-         at += (off_t)sizeof block) {
-        for (size_t i = 0; i < sizeof block; i++) {
-            if (block[i]) {
-                end = at + (off_t)sizeof block;
-                break;
-            }
+    for (size_t i = f->segment_count; i-- > 0;) {
+        const struct wal_segment *s = &f->segments[i];
+        uint64_t groups_end = s->recycled ? s->groups_end : s->size;
+        if (s->first_lsn && s->used_offset < groups_end) {
+            *ret = s;
+            *ret_at = s->used_offset;
+            return true;
+        }
+        if (s->first_lsn) {
+            *ret = i + 1 < f->segment_count ? s + 1 : NULL;
+            *ret_at = WAL_HEADER_BYTES;
+            return *ret != NULL;
         }
     }
-    return end;
+    return false;
 }
 
 void trial_tear_tail(struct trial *t)
 {
-    struct dirent **names = NULL;
-    char path[600];
-    bool torn = false;
+    static const char bytes[] = "torn, torn, torn";
+    struct iovec iov = {(void *)(uintptr_t)bytes, 16};
+    struct levee_error err = {0};
+    struct rec_dir_options o = {.path = t->dir, .existing_only = true};
+    struct rec_dir dir = {0};
+    struct wal_facts facts = {0};
+    const struct wal_segment *s = NULL;
+    struct io_file *f = NULL;
+    struct io *io = NULL;
+    char path[IO_PATH_MAX];
+    uint64_t at = 0;
 
-    (void)snprintf(path, sizeof path, "%s/wal", t->dir);
-    int n = scandir(path, &names, is_segment, alphasort);
-    for (int i = n - 1; i >= 0; i--) {
-        (void)snprintf(path, sizeof path, "%s/wal/%s", t->dir, names[i]->d_name);
-        int fd = torn ? -1 : open(path, O_RDWR);
-        off_t end = fd < 0 ? 0 : end_of_data(fd);
-        if (end > 0) {
-            ck_assert_int_eq(pwrite(fd, "torn, torn, torn", 16, end), 16);
-            torn = true;
-        }
-        if (fd >= 0) {
-            close(fd);
-        }
-        free(names[i]);
-    }
-    free(names);
-    ck_assert_msg(torn, "no segment with data in %s", t->dir);
+    ck_assert_int_eq(io_posix_new(&io, &err), LEVEE_OK);
+    ck_assert_int_eq(rec_dir_open(io, &o, &dir, &err), LEVEE_OK);
+    ck_assert_int_eq(wal_scan(io, dir.wal, &dir.context, 0, &facts, &err), LEVEE_OK);
+    ck_assert_msg(end_of_log(&facts, &s, &at), "no segment with data in %s", t->dir);
+    ck_assert_int_eq(io_path(path, dir.wal, s->name, &err), LEVEE_OK);
+    ck_assert_int_eq(io->ops->open(io, path, IO_WRITE, &f, &err), LEVEE_OK);
+    ck_assert_int_eq(io->ops->pwritev(f, &iov, 1, at, &err), LEVEE_OK);
+    io->ops->close(f);
+    wal_facts_release(&facts);
+    rec_dir_close(&dir);
+    io_free(io);
 }
 
 const char *trial_newest_checkpoint(const struct trial *t)

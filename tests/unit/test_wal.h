@@ -34,7 +34,8 @@ enum tape_kind {
 
 struct tape_event {
     enum tape_kind kind;
-    char name[48]; /* the file's name at that time; of a rename the new one */
+    char name[48]; /* the file's name at that time; of a rename the new one … */
+    char from[48]; /* … and the old one */
     uint64_t offset, len;
     bool failed;
 };
@@ -93,12 +94,16 @@ static inline bool tape_note(enum tape_kind kind, const char *path, uint64_t off
     (void)snprintf(e->name, sizeof e->name, "%.47s", tape_base(path));
     char *temp = strstr(e->name, IO_TEMP_SUFFIX);
     if (temp && (kind == TAPE_WRITE || kind == TAPE_SYNC)) { /* a file knows its first name only */
-        *temp = '\0';
-        bool renamed = false;
-        for (size_t i = 0; i + 1 < tape.count && !renamed; i++) {
-            renamed = tape.events[i].kind == TAPE_RENAME && !strcmp(tape.events[i].name, e->name);
+        for (size_t i = tape.count - 1; i-- > 0;) {
+            const struct tape_event *r = &tape.events[i];
+            if (r->kind == TAPE_RENAME && strcmp(r->name, e->name) == 0) {
+                break; /* a trimmed segment, under its temporary name */
+            }
+            if (r->kind == TAPE_RENAME && strcmp(r->from, e->name) == 0) {
+                memcpy(e->name, r->name, sizeof e->name);
+                break;
+            }
         }
-        *temp = renamed ? '\0' : '.';
     }
     e->failed = tape_fails(kind, e->name, err);
     return e->failed;
@@ -139,8 +144,11 @@ static inline int tape_truncate(struct io_file *f, uint64_t size, struct levee_e
 static inline int tape_rename(struct io *io, const char *from, const char *to,
                               struct levee_error *err)
 {
-    return tape_note(TAPE_RENAME, to, 0, 0, err) ? tape.fail_code
-                                                 : tape.real->rename(io, from, to, err);
+    size_t at = tape.count;
+    bool fails = tape_note(TAPE_RENAME, to, 0, 0, err);
+
+    (void)snprintf(tape.events[at].from, sizeof tape.events[at].from, "%.47s", tape_base(from));
+    return fails ? tape.fail_code : tape.real->rename(io, from, to, err);
 }
 
 static inline int tape_unlink(struct io *io, const char *path, struct levee_error *err)
