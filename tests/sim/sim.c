@@ -40,6 +40,7 @@ static void print_histogram(const struct world_stats *s)
 int main(void)
 {
     uint64_t seeds = env("SEEDS", 200), first = env("SEED", 1), failed = 0, run = 0;
+    uint64_t recycling = 0;
     struct world_stats stats = {0};
 
     for (uint64_t i = 0; i < seeds; i++) {
@@ -47,10 +48,11 @@ int main(void)
         struct world_options o = {
             .seed = first + i,
             .lives = 5 + (uint32_t)((first + i) % 4),
-            .records = 40 + (uint32_t)((first + i) * 37 % 120),
+            .records = 120 + (uint32_t)((first + i) * 37 % 280),
             .kills_only = (first + i) % 7 == 0,
             .verbose = env("VERBOSE", 0) != 0,
         };
+        uint64_t recycled = stats.recycled;
         run++;
         if (!world_run(&o, &stats, why)) {
             failed++;
@@ -61,10 +63,14 @@ int main(void)
                 break;
             }
         }
+        recycling += stats.recycled > recycled;
     }
     (void)printf("%llu crashes over %llu lives, %llu records read again from their source\n",
                  (unsigned long long)stats.crashes, (unsigned long long)stats.lives,
                  (unsigned long long)stats.reread);
+    (void)printf("%llu log segments began a second life, in %llu seeds of %llu\n",
+                 (unsigned long long)stats.recycled, (unsigned long long)recycling,
+                 (unsigned long long)run);
     print_histogram(&stats);
     (void)printf("%llu passed, %llu failed\n", (unsigned long long)(run - failed),
                  (unsigned long long)failed);

@@ -9,10 +9,14 @@
 #define AWAY_PER_MILLE 200
 
 /* The same at every reading. */
-static struct levee_record record_of(const struct upstream *u, uint64_t seq, char text[24])
+static struct levee_record record_of(const struct upstream *u, uint64_t seq,
+                                     char text[UPSTREAM_LINE])
 {
-    (void)snprintf(text, 24, " %s ", world_word(u->words[seq - 1]));
-    return (struct levee_record){.value = slice_str(text),
+    size_t len = (size_t)snprintf(text, 24, " %s ", world_word(u->words[seq - 1]));
+
+    ASSERT(len + u->padding <= UPSTREAM_LINE);
+    memset(text + len, ' ', u->padding);
+    return (struct levee_record){.value = slice_of(text, len + u->padding),
                                  .time_ms = events_time((uint32_t)(seq - 1))};
 }
 
@@ -53,7 +57,7 @@ static int up_read(void *self, levee_inlet *inlet, const struct levee_range *ran
 
     (void)inlet;
     for (uint64_t seq = range->first; seq <= range->last && code == LEVEE_OK; seq++) {
-        char text[24];
+        static char text[UPSTREAM_LINE];
         if (rng_next(&u->rng) % 1000 < AWAY_PER_MILLE / range->count) {
             return err_set(err, LEVEE_ECONNECTION, "upstream is away");
         }
@@ -79,7 +83,7 @@ levee_stream *upstream_source(levee_context *ctx, const char *uid, struct upstre
 int upstream_push(struct upstream *u, uint64_t first, uint64_t n, struct levee_error *err)
 {
     struct levee_record r[16];
-    char text[16][24];
+    static char text[16][UPSTREAM_LINE];
     uint64_t ticket = 0;
 
     ASSERT(n <= ARRAY_LEN(r) && u->pending_count < UPSTREAM_PENDING);

@@ -8,10 +8,12 @@
 #include "levee/connect.h"
 
 #define UPSTREAM_PENDING 512
+#define UPSTREAM_LINE    24000
 
 struct upstream {
     const int *words; /* what record i holds */
     bool positions;
+    size_t padding; /* blanks behind each word, so that the log has many segments */
     uint64_t rng;
     levee_inlet *inlet;
     uint64_t durable, durable_ticket;

@@ -24,6 +24,7 @@ struct world_options {
 struct world_stats {
     uint64_t crashes, lives, images; /* images: hash of the last crashed image */
     uint64_t reread;                 /* records read again by recoveries in positions mode */
+    uint64_t recycled;               /* log segments that began a second life */
     uint64_t steps;                  /* of the first life */
     uint64_t by_point[CP_COUNT + 1]; /* the last named point passed before each crash */
     uint64_t in_flight[5];           /* nothing, receiving, computing/result, sinking, checkpoint */
