@@ -128,10 +128,28 @@ void wal_spares_make(struct wal *w)
     }
 }
 
+/* The next spare, under the mutex. Numbers are the order of the log: at a close both lanes may have
+ * made one, and the later number been ready first; the earlier one is then left to the next start.
+ */
+static struct link *next_spare(struct wal *w)
+{
+    struct link *l;
+
+    while ((l = fifo_pop(&w->spares)) != NULL) {
+        struct wal_spare *s = CONTAINER_OF(l, struct wal_spare, link);
+        if (s->number > w->number) {
+            break;
+        }
+        w->io->ops->close(s->file);
+        mem_free(s);
+    }
+    return l;
+}
+
 int wal_roll(struct wal *w, struct levee_error *err)
 {
     pthread_mutex_lock(&w->mutex);
-    struct link *l = fifo_pop(&w->spares);
+    struct link *l = next_spare(w);
     bool room = l && mem_grow((void **)&w->segments, &w->segment_cap, w->segment_count + 1,
                               sizeof *w->segments);
     if (!l) {

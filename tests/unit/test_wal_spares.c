@@ -92,6 +92,29 @@ START_TEST(spares_are_durable_before_they_are_used)
 }
 END_TEST
 
+/* At a close both lanes may be making one, and the later number may be ready first. Numbers are the
+ * order of the log, so the earlier one is passed over then. */
+START_TEST(a_spare_of_a_lower_number_is_passed_over)
+{
+    rig_new(3);
+    rig_settle();
+    struct link *first = fifo_pop(&rig.wal->spares);
+    fifo_push(&rig.wal->spares, first);
+    rig_send_many(60, 9000);
+    rig_settle();
+    rig_run(1000 * MS);
+    ck_assert_uint_eq(rig_acknowledged(), 60);
+    rig_close();
+    struct wal_facts facts;
+    ck_assert_int_eq(wal_scan(io, WAL_DIR, &ref_context, 0, &facts, &err), LEVEE_OK);
+    ck_assert_int_eq(facts.bad.kind, WAL_BAD_NONE);
+    ck_assert_uint_eq(facts.entry_count, 60);
+    wal_facts_release(&facts);
+    ck_assert_int_eq(rig_recover(&err), LEVEE_OK);
+    rig_end();
+}
+END_TEST
+
 /* ---- a full disk ---- */
 
 START_TEST(a_full_disk_is_waited_out)
@@ -235,6 +258,7 @@ int main(void)
 
     tcase_add_test(t, as_many_spares_as_asked_for_are_kept);
     tcase_add_test(t, spares_are_durable_before_they_are_used);
+    tcase_add_test(t, a_spare_of_a_lower_number_is_passed_over);
     tcase_add_test(t, a_full_disk_is_waited_out);
     tcase_add_test(t, closing_on_a_full_disk_ends);
     tcase_add_test(t, an_idle_seal_waits_for_room);
