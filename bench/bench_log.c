@@ -11,10 +11,10 @@
  *       bare loop, which never waits to be woken. The clock starts when the block is handed over;
  *       how late the generator itself was is shown.
  *
- * Sustained: every pass of 1 and 2 fills several default segments, so the zero-filled segments that
- * the helper makes, and the old ones it removes, are paid for inside the pass. What they cost shows
- * in the rows beside the rungs: passes inside one large segment, while the helper rests. The bare
- * loop, too, waits until the helper is idle.
+ * Sustained: every pass of 1 and 2 fills several default segments, so the segments that the helper
+ * makes (of trimmed ones, or full of zeros) and removes are paid for inside the pass. What they
+ * cost shows in the rows beside the rungs: passes inside one large segment, while the helper rests.
+ * The bare loop, too, waits until the helper is idle.
  *
  * Before the end the log is read back: every block acknowledged must be there, in order, with the
  * stamp it was given. A child that is killed with SIGKILL while it appends must have left every
@@ -294,7 +294,7 @@ static void print_throughput(const struct throughput *t, const struct feed *f,
     double ours_gb = payload / 1e9;
     (void)printf("      %.0f MB/s, %.0f blocks/s (bare %.0f MB/s); CPU-s per GB %.2f (bare %.2f); "
                  "%.3f syncs per block,\n      log bytes / payload %.3f, disk bytes / payload "
-                 "%.3f with the segments' zeros; longest pass %.0f ms\n",
+                 "%.3f with what making segments writes; longest pass %.0f ms\n",
                  ours_gb * 1e3 / ours_sum.wall, ours_gb * 1e9 / (double)t->block / ours_sum.wall,
                  bare_gb * 1e3 / bare_sum.wall, ours_sum.cpu / ours_gb, bare_sum.cpu / bare_gb,
                  (double)(s.syncs - from->syncs) / blocks,
@@ -330,7 +330,7 @@ static void run_throughput(const struct throughput *t)
     feed_close(f);
 }
 
-/* The same inside one segment: no zeros are written and no file goes meanwhile. */
+/* The same inside one segment: none is made and none goes meanwhile. */
 static void run_resting(const struct throughput *t)
 {
     struct feed *f = feed_open("resting", t->block, t->group_max, RESTING_SEGMENT, 1);
@@ -344,7 +344,7 @@ static void run_resting(const struct throughput *t)
         double o = feed_pass(f, bytes).wall;
         ratios[n] = (double)bytes / o * b / (double)(blocks * t->block);
     }
-    bench_aside("  inside one segment, no zeros written meanwhile", ratios, n);
+    bench_aside("  inside one segment, none made meanwhile", ratios, n);
     feed_close(f);
 }
 
@@ -401,7 +401,7 @@ static void rung_3(const char *const what[2], size_t block, double pace, size_t 
     f = feed_open("resting", block, 0, RESTING_SEGMENT, 1);
     (void)feed_pass(f, RING_BYTES / 2);
     pace_pairs(f, pace, blocks, 5, seconds, &l);
-    bench_aside("  p99 inside one segment, no zeros written meanwhile", l.p99, l.n);
+    bench_aside("  p99 inside one segment, none made meanwhile", l.p99, l.n);
     feed_close(f);
 }
 

@@ -441,7 +441,6 @@ static int crash_at_each_step(uint32_t keep, uint32_t garble, bool power)
                                     .garble_per_mille = garble};
         io_sim_set_faults(io, &faults);
         for (int i = 0; i < 2 && !io_sim_crashed(io); i++) {
-            limit = wal_durable_lsn(rig.wal);
             for (size_t n = 0; n < 6 && !io_sim_crashed(io); n++) {
                 struct sent *s = rig_frame(THIRD);
                 if (wal_append(rig.wal, &s->frame, &err) != LEVEE_OK) {
