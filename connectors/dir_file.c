@@ -148,7 +148,6 @@ static bool miss_file(struct dir_source *d, size_t index, bool gone, const struc
 
 bool dir_file_open(struct dir_source *d, size_t index, struct levee_error *err)
 {
-    struct dir_entry *e = &d->ledger.entries[index];
     struct io_stat st = {0};
     struct io_file *f = NULL;
     int code = find_file(d, index, &st, err);
@@ -156,7 +155,7 @@ bool dir_file_open(struct dir_source *d, size_t index, struct levee_error *err)
     if (code == LEVEE_OK) {
         code = d->io->ops->open(d->io, d->full_path, IO_READ, &f, err);
     }
-    e = &d->ledger.entries[index];
+    const struct dir_entry *e = &d->ledger.entries[index];
     enum reach reach = reach_of(d, index);
     if (code == LEVEE_ENOTFOUND) {
         return miss_file(d, index, true, &st, err);

@@ -229,7 +229,7 @@ static int open_old(const struct dir_ledger *l, struct levee_slice bytes, struct
 int dir_ledger_read_old(struct dir_ledger *l, struct levee_slice bytes, struct levee_error *err)
 {
     struct cursor c;
-    uint64_t count, base = 0;
+    uint64_t count = 0, base = 0;
     int code = open_old(l, bytes, &c, &l->generation, &l->next_base, &count, err);
 
     for (uint64_t i = 0; i < count && code == LEVEE_OK; i++) {
@@ -267,7 +267,7 @@ int dir_ledger_name(const struct dir_ledger *l, size_t index, char out[IO_PATH_M
                     struct levee_error *err)
 {
     struct buf old = {0};
-    struct cursor c;
+    struct cursor c = {0};
     bool there;
     uint64_t generation, next, count, base = 0;
     struct dir_entry e;
@@ -286,7 +286,7 @@ int dir_ledger_name(const struct dir_ledger *l, size_t index, char out[IO_PATH_M
     if (code == LEVEE_OK && (!path.data || path.len >= IO_PATH_MAX)) {
         code = dir_ledger_refuse(l, SEEN, "does not parse", err);
     }
-    if (code == LEVEE_OK) {
+    if (code == LEVEE_OK && path.data) {
         memcpy(out, path.data, path.len);
         out[path.len] = 0;
     }

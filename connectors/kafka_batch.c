@@ -23,6 +23,7 @@
 #include <stdio.h>
 
 #define FULL_POLL_MS  10
+#define REGISTER_NS   20000000u
 #define BLAME_MS      200  /* until the reports of a failed transaction are in */
 #define CUT_EVERY     1024 /* records between two looks at the clock */
 #define OVERHEAD      70u  /* of a record in the client, roughly */
@@ -419,7 +420,26 @@ int ksink_batch_commit(void *self, struct levee_error *err)
     return LEVEE_OK;
 }
 
+/* librdkafka 2.0.2 ends the process when a producer is destroyed in the very moment in which its
+ * main thread registers a partition: it counts the request only after it has queued it, and a
+ * broker thread that is ending answers it at once (rdkafka_txnmgr.c, lines 1178 and 1007). Once
+ * nothing is produced any more, that moment passes. */
+static void let_registrations_pass(struct kafka_sink *s)
+{
+    rd_kafka_t *rk = s->active ? s->active->rk : NULL;
+    uint64_t end = s->io->ops->now_ns(s->io) + REGISTER_NS, now;
+
+    if (!rk || s->at_least_once) {
+        return;
+    }
+    (void)rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE);
+    while ((now = s->io->ops->now_ns(s->io)) < end) {
+        (void)rd_kafka_poll(rk, (int)((end - now) / 1000000u) + 1);
+    }
+}
+
 void ksink_batch_abort(void *self)
 {
+    let_registrations_pass(self);
     ksink_producer_close(self); /* settle, or the next begin, makes a new one */
 }
