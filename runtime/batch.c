@@ -158,6 +158,7 @@ void rt_batch_free(struct rt_batch *b)
     }
     rt_blocks_release(b->ctx, b->blocks, b->block_count);
     rt_logged_free(b->logged);
+    buf_release(&b->accumulated);
     buf_release(&b->open_bytes);
     buf_release(&b->result_bytes);
     mem_free(b->frames);
@@ -375,7 +376,8 @@ static int computed(struct rt_batch *b, struct levee_error *err)
     int code;
 
     b->computed_ns = ctx->io->ops->now_ns(ctx->io);
-    if ((code = positions_move_on(b, err)) || (code = rt_letters_computed(b, err))) {
+    if ((code = positions_move_on(b, err)) || (code = rt_letters_computed(b, err)) ||
+        (code = rt_accumulators_computed(b, err))) {
         return code;
     }
     ctx->last_batch = b->header.id;

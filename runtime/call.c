@@ -133,6 +133,13 @@ static int give_up(struct rt_call *c, const struct rt_decision *d)
     return s->code;
 }
 
+/* What a call has added to accumulators counts now; what one within another call has, with that. */
+static inline int adds_count(struct rt_call *c)
+{
+    return LIKELY(c->out->adds->count == 0) || c->apart ? LEVEE_OK
+                                                        : rt_adds_take(c->worker, c->out);
+}
+
 /* The first try, where there was one, gave `earlier`. */
 static int try_again(struct rt_call *c, uint64_t index, const struct levee_record *input,
                      int earlier, rt_try_fn fn, void *arg, bool *ret_skipped)
@@ -149,7 +156,7 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
                             .attempts = earlier < 0,
                             .key = input->key,
                             .value = input->value};
-    size_t mark = c->out->count;
+    size_t mark = c->out->count, adds = c->out->adds->count;
 
     rt_decision_name(&d, c->node, c->half);
     const struct rt_decision *old = c->may_decide ? decision_of(compute, &d) : NULL;
@@ -166,12 +173,13 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
             break;
         }
         c->out->count = mark;
+        c->out->adds->count = adds;
     }
     if (c->out->failed) {
         return rt_call_nomem(c);
     }
     if (d.code >= 0) {
-        return LEVEE_OK;
+        return adds_count(c);
     }
     if (w->engine->opt.on_failure == LEVEE_DEAD_LETTER && !compute->apply_only) {
         *ret_skipped = true;
@@ -183,16 +191,17 @@ static int try_again(struct rt_call *c, uint64_t index, const struct levee_recor
 int rt_call_guarded(struct rt_call *c, uint64_t index, const struct levee_record *input,
                     rt_try_fn fn, void *arg, bool *ret_skipped)
 {
-    size_t mark = c->out->count;
+    size_t mark = c->out->count, adds = c->out->adds->count;
     int rc = 0;
 
     *ret_skipped = false;
     if (LIKELY(!c->may_decide)) {
         rc = fn(arg);
         if (LIKELY(rc >= 0 && !c->out->failed)) {
-            return LEVEE_OK;
+            return adds_count(c);
         }
         c->out->count = mark;
+        c->out->adds->count = adds;
     }
     return try_again(c, index, input, rc < 0 ? rc : 0, fn, arg, ret_skipped);
 }

@@ -10,7 +10,8 @@
  * that two disjoint sets of verified files reach (4d.13).
  *
  * Items. meta: batch, digest-from, digest-to, durable-lsn, graph, program, replay-from, time. Small
- * (whole in every version): s/dead, s/sink/<uid>, s/source/<uid>, s/tables, s/time (watermarks).
+ * (whole in every version): s/accumulators, s/dead, s/sink/<uid>, s/source/<uid>, s/tables, s/time
+ * (watermarks).
  */
 #include "runtime/context.h"
 
@@ -94,6 +95,9 @@ static bool gather_small(levee_context *ctx, struct buf *b)
     rt_engine_encode_clocks(ctx->engine, b);
     ok = ok && !b->failed && (b->len == 0 || add_item(c, false, "s/time", buf_view(b)));
     buf_clear(b);
+    rt_accumulators_encode(ctx, b);
+    ok = ok && !b->failed && (b->len == 0 || add_item(c, false, "s/accumulators", buf_view(b)));
+    buf_clear(b);
     encode_tables(ctx, b);
     return ok && !b->failed && add_item(c, false, "s/tables", buf_view(b));
 }
@@ -174,7 +178,7 @@ int rt_ckpt_gather(levee_context *ctx, struct levee_error *err)
 {
     struct rt_ckpt *c = &ctx->ckpt;
     struct buf b = {0};
-    size_t items = ctx->graph->sink_count + ctx->graph->source_count + 5;
+    size_t items = ctx->graph->sink_count + ctx->graph->source_count + 6;
 
     ASSERT(c->stage == RT_CKPT_NONE);
     ASSERT(!ctx->computing);

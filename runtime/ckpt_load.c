@@ -155,6 +155,9 @@ static int on_item(void *arg, enum ckpt_db db, struct levee_slice key, struct le
     if (slice_eq(key, slice_str("s/time"))) {
         return rt_engine_decode_clocks(l->ctx->engine, value, err);
     }
+    if (slice_eq(key, slice_str("s/accumulators"))) {
+        return rt_accumulators_decode(l->ctx, value, err);
+    }
     if (slice_eq(key, slice_str("s/dead"))) {
         return rt_letters_decode(&l->ctx->letters, value, err);
     }

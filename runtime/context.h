@@ -13,6 +13,7 @@
 
 #include "levee/testing.h"
 #include "recovery/recovery.h"
+#include "runtime/accumulate.h"
 #include "runtime/engine.h"
 
 /* ---- life cycle ---- */
@@ -202,7 +203,8 @@ struct rt_batch {
     uint32_t try_, logging_try, durable_try; /* newest; on its way into the log; in it */
     struct rt_decision *refusals;            /* what sinks would not take, in order of place */
     size_t refusal_count, refusal_cap;
-    struct arena letters; /* values of records for sinks that take dead letters */
+    struct arena letters;   /* values of records for sinks that take dead letters */
+    struct buf accumulated; /* name and total of every accumulator, if the batch has changed any */
     struct buf open_bytes, result_bytes;
     struct wal_frame *frames; /* the chain that makes OPEN and RESULT durable */
     size_t frame_count;
@@ -308,6 +310,7 @@ struct levee_context {
     struct rt_ckpt ckpt;
     uint64_t last_ckpt_ns;
     struct rt_letters letters;
+    struct rt_accumulators accumulators;
 
     _Atomic uint64_t buffered; /* bytes of blocks in memory */
     _Atomic uint64_t buffered_max;
@@ -427,6 +430,15 @@ void rt_origin_of_gap(const struct rt_batch *b, const struct rt_block *block,
                       struct rt_decision *ret_decision, struct rt_origin *ret);
 void rt_origin_encode(const struct rt_origin *o, struct buf *ret);
 bool rt_origin_decode(struct cursor *c, struct rt_origin *ret);
+
+/* ---- accumulators.c ---- */
+void rt_accumulators_init(struct rt_accumulators *all);
+void rt_accumulators_release(struct rt_accumulators *all);
+/* The batch's sums become part of the totals, and those its own to be shown. */
+int rt_accumulators_computed(struct rt_batch *b, struct levee_error *err);
+void rt_accumulators_publish(struct rt_batch *b); /* every sink has the batch */
+void rt_accumulators_encode(levee_context *ctx, struct buf *ret);
+int rt_accumulators_decode(levee_context *ctx, struct levee_slice stored, struct levee_error *err);
 
 /* ---- slice.c ---- */
 void rt_slices_answer(levee_context *ctx); /* loop */

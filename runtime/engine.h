@@ -81,6 +81,7 @@ levee_stream *rt_graph_fail(struct rt_graph *g, const char *file, int line, int 
 /* 32-bit identity of a uid (low half of XXH3); two uids of one graph with equal identity are
  * refused as GRAPH_UID. */
 uint32_t rt_uid_hash(const char *uid);
+bool rt_uid_valid(const char *uid); /* well formed */
 /* Canonical description (what is stored in a checkpoint's meta "graph"): per node kind, name, uid,
  * parents, state version. */
 void rt_graph_describe(const struct rt_graph *g, struct buf *ret);

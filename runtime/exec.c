@@ -241,6 +241,7 @@ static void reset_ports(struct rt_worker *w)
         p->out.failed = false;
         p->out.arena = &w->share->arena;
         p->out.header = &w->run->compute->header;
+        p->out.adds = &w->share->adds;
         p->out.time_ms = 0;
         p->out.side_count = 0;
         p->out.window = NULL;

@@ -83,13 +83,17 @@ struct rt_share { /* what one unit leaves behind */
     struct arena arena;
     struct rt_decision *decisions;
     size_t decision_count, decision_cap;
+    struct rt_adds adds;
+    struct rt_sum_of *sums; /* of what its calls have added to accumulators */
+    size_t sum_count, sum_cap;
     int code;
     struct levee_error err;
 };
 struct rt_run {
     struct rt_run *next; /* in the engine's free list */
     struct rt_compute *compute;
-    struct rt_share *shares;    /* one per unit */
+    struct rt_share *shares; /* one per unit */
+    size_t share_count;
     struct rt_inbox *inboxes;   /* one per node that has one */
     struct rt_dataset *outputs; /* one per sink, as are the next three */
     uint64_t **part_digests;
@@ -110,6 +114,9 @@ void rt_run_reset(const struct rt_engine *e, struct rt_run *r);
 /* Fills in the compute's results. Errors: NOMEM. */
 uint64_t rt_records_digest(const struct rt_records *r);
 int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_error *err);
+/* A unit's sums, as long as the compute is not released; false: there is no such unit. */
+bool rt_run_sums(const struct rt_compute *c, size_t unit, const struct rt_sum_of **ret,
+                 size_t *ret_n);
 
 /* ---- workers ---- */
 
@@ -181,6 +188,8 @@ struct rt_call rt_call_at(struct rt_worker *w, uint32_t step, uint32_t half);
 /* Do decisions of an earlier try name this node, half and partition? (runtime/call.c) */
 bool rt_call_decided(const struct rt_worker *w, const levee_stream *node, uint32_t half,
                      uint32_t partition);
+/* What the call behind `out` has added counts: it has succeeded. (runtime/accumulate.c) */
+int rt_adds_take(struct rt_worker *w, levee_output *out);
 /* Gives n records to a step. They are changed if the step owns its input. */
 int rt_push(struct rt_worker *w, uint32_t step, struct levee_record *io, size_t n);
 /* Hands what a step's port holds to its children. */

@@ -63,7 +63,7 @@ uint32_t rt_uid_hash(const char *uid)
     return h ? h : 1; /* 0 means "no stream" in a frame */
 }
 
-static bool uid_well_formed(const char *uid)
+bool rt_uid_valid(const char *uid)
 {
     size_t n = 0;
 
@@ -81,7 +81,7 @@ static bool uid_well_formed(const char *uid)
 static bool uid_ok(struct rt_graph *g, const char *name, const char *uid, const char *file,
                    int line)
 {
-    if (!uid || !uid_well_formed(uid)) {
+    if (!uid || !rt_uid_valid(uid)) {
         (void)rt_graph_fail(g, file, line, LEVEE_EGRAPH_UID,
                             "%s needs a uid of 1-64 characters [A-Za-z0-9._-], not \"%s\"", name,
                             uid ? uid : "");

@@ -137,6 +137,7 @@ static void finish_batches(levee_context *ctx)
         b->stage = RT_BATCH_DONE;
         ASSERT(b->header.id == ctx->done_batch + 1);
         ctx->done_batch = b->header.id;
+        rt_accumulators_publish(b);
         ctx->committing_bytes -= b->compute.bytes;
         if (!(b->logged && b->logged->done)) {
             rt_hint(ctx, WAL_BATCH_DONE, b->header.id);

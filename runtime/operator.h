@@ -21,6 +21,7 @@
 #ifndef LEVEE_RT_OPERATOR_H
 #define LEVEE_RT_OPERATOR_H
 
+#include "runtime/accumulate.h"
 #include "runtime/clock.h"
 #include "runtime/keys.h"
 #include "runtime/state.h"
@@ -40,7 +41,8 @@ struct levee_output {
     const struct rt_header *header;
     struct levee_record *side; /* for those who take what is late: levee_late */
     size_t side_count, side_cap;
-    int64_t watermark_ms;                         /* the node's; RT_NO_TIME: none */
+    struct rt_adds *adds; /* to accumulators, by the call that is being made */
+    int64_t watermark_ms; /* the node's; RT_NO_TIME: none */
     const struct levee_event_window_info *window; /* while one is finished */
     /* Sticky: memory ran out. Then the batch ends, whatever the function makes of it: a lack of
      * memory must never become a dead letter, for the next try would decide otherwise. */

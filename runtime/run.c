@@ -66,6 +66,7 @@ struct rt_run *rt_run_new(const struct rt_engine *e)
         return NULL;
     }
     r->shares = mem_zalloc((e->unit_count + 1) * sizeof *r->shares);
+    r->share_count = e->unit_count;
     r->inboxes = mem_zalloc((e->inbox_count + 1) * sizeof *r->inboxes);
     r->outputs = mem_zalloc((sinks + 1) * sizeof *r->outputs);
     r->part_digests = mem_zalloc((sinks + 1) * sizeof(uint64_t *));
@@ -89,6 +90,8 @@ void rt_run_free(const struct rt_engine *e, struct rt_run *r)
     for (size_t i = 0; r->shares && i < e->unit_count; i++) {
         arena_release(&r->shares[i].arena);
         mem_free(r->shares[i].decisions);
+        mem_free(r->shares[i].adds.items);
+        mem_free(r->shares[i].sums);
     }
     for (size_t i = 0; r->inboxes && i < e->inbox_count; i++) {
         for (size_t c = 0; c < cells_of(&r->inboxes[i]); c++) {
@@ -123,6 +126,7 @@ void rt_run_reset(const struct rt_engine *e, struct rt_run *r)
     for (size_t i = 0; i < e->unit_count; i++) {
         arena_reset(&r->shares[i].arena);
         r->shares[i].decision_count = 0;
+        r->shares[i].adds.count = r->shares[i].sum_count = 0;
         r->shares[i].code = LEVEE_OK;
     }
     for (size_t i = 0; i < e->inbox_count; i++) {
@@ -212,6 +216,19 @@ void rt_run_digest(struct rt_compute *c, size_t sink)
         r->part_digests[sink][p] = rt_records_digest(&r->outputs[sink].parts[p]);
     }
     collect_output(r, sink);
+}
+
+bool rt_run_sums(const struct rt_compute *c, size_t unit, const struct rt_sum_of **ret,
+                 size_t *ret_n)
+{
+    const struct rt_run *r = c->private_;
+
+    if (unit >= r->share_count) {
+        return false;
+    }
+    *ret = r->shares[unit].sums;
+    *ret_n = r->shares[unit].sum_count;
+    return true;
 }
 
 int rt_run_collect(const struct rt_engine *e, struct rt_run *r, struct levee_error *err)

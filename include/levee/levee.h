@@ -257,6 +257,7 @@ levee_text(const char *s) /* a view of a C string; s must outlive its use */
 #endif
 
 #include "levee/edges.h"   /* sources and sinks */
+#include "levee/shared.h"  /* accumulators */
 #include "levee/streams.h" /* operators, state, windows, whole batches */
 
 #endif
