@@ -390,6 +390,44 @@ START_TEST(stateful_sessions_come_once_through_kills)
 }
 END_TEST
 
+/* ---- pi_accumulator ---- */
+
+#define POINTS 20000
+
+START_TEST(pi_counts_every_point_once_through_kills)
+{
+    char path[200], line[128], expected[3][64];
+    uint64_t x = 4711;
+    int64_t inside = 0;
+
+    make_root();
+    FILE *f = open_clicks();
+    for (unsigned i = 0; i < POINTS; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        int64_t a = (int64_t)((x >> 20) % 10000), b = (int64_t)((x >> 42) % 10000);
+        inside += a * a + b * b < 100000000;
+        (void)fprintf(f, "%" PRId64 " %" PRId64 "\n", a, b);
+    }
+    ck_assert_int_eq(fclose(f), 0);
+    run_through_kills("pi_accumulator", "out");
+    (void)snprintf(expected[0], sizeof expected[0], "inside %" PRId64, inside);
+    (void)snprintf(expected[1], sizeof expected[1], "points %d", POINTS);
+    (void)snprintf(expected[2], sizeof expected[2], "pi is about %.4f",
+                   4.0 * (double)inside / POINTS);
+    (void)snprintf(path, sizeof path, "%s/log", root);
+    f = fopen(path, "r");
+    ck_assert_ptr_nonnull(f);
+    int found = 0;
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        found += found < 3 && strcmp(line, expected[found]) == 0;
+    }
+    (void)fclose(f);
+    ck_assert_msg(found == 3, "%s is missing", expected[found]);
+    remove_root();
+}
+END_TEST
+
 #define MINUTES 200
 #define PAGES   3
 
@@ -482,6 +520,7 @@ int main(void)
     tcase_add_test(c, network_wordcount_counts_what_a_server_sends);
     tcase_add_test(c, custom_receiver_counts_each_line_once_through_kills);
     tcase_add_test(c, stateful_sessions_come_once_through_kills);
+    tcase_add_test(c, pi_counts_every_point_once_through_kills);
     tcase_add_test(c, click_audit_accounts_for_every_line_through_kills);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
