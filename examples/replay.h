@@ -37,9 +37,18 @@ static int replay_push(levee_stream *lines, char *const *text, size_t n, uint64_
     return code;
 }
 
+struct replay {
+    const char *file, *state, *out; /* of lines; the context's directory; the output's */
+    levee_stream *lines;            /* the source: build sets it */
+    /* Sees every line before it is sent, and those that are durable since an earlier life. NULL:
+     * nobody does. */
+    int (*on_line)(void *replay, const char *line, bool durable, struct levee_error *err);
+};
+
 /* All lines of f that are not durable yet. */
-static int replay_lines(levee_stream *lines, FILE *f, struct levee_error *err)
+static int replay_lines(struct replay *all, FILE *f, struct levee_error *err)
 {
+    levee_stream *lines = all->lines;
     uint64_t skip = levee_queue_durable(lines), number = 0;
     char *text[REPLAY_LINES] = {NULL};
     size_t n = 0, cap[REPLAY_LINES] = {0};
@@ -47,8 +56,9 @@ static int replay_lines(levee_stream *lines, FILE *f, struct levee_error *err)
 
     while (code == LEVEE_OK && getline(&text[n], &cap[n], f) >= 0) {
         text[n][strcspn(text[n], "\n")] = '\0';
+        code = all->on_line ? all->on_line(all, text[n], number < skip, err) : LEVEE_OK;
         n += ++number > skip;
-        if (n == REPLAY_LINES) {
+        if (code == LEVEE_OK && n == REPLAY_LINES) {
             code = replay_push(lines, text, n, number - n + 1, err);
             n = 0;
         }
@@ -59,11 +69,6 @@ static int replay_lines(levee_stream *lines, FILE *f, struct levee_error *err)
     }
     return code;
 }
-
-struct replay {
-    const char *file, *state, *out; /* of lines; the context's directory; the output's */
-    levee_stream *lines;            /* the source: build sets it */
-};
 
 /* Runs the file through the graph, to its end; `after` (may be NULL) then sees the context once
  * more. Returns what main returns. */
@@ -81,7 +86,7 @@ static int replay(struct replay *r, levee_setup_fn build, void (*after)(levee_co
         return 1;
     }
     if (levee_get_or_create(&ctx, &options, build, r, &err) || levee_start(ctx, &err) ||
-        replay_lines(r->lines, f, &err) || levee_drain(ctx, 0, &err) || levee_await(ctx, &err)) {
+        replay_lines(r, f, &err) || levee_drain(ctx, 0, &err) || levee_await(ctx, &err)) {
         status = levee_print_error(stderr, &err);
     } else if (after) {
         after(ctx);

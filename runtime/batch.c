@@ -157,6 +157,7 @@ void rt_batch_free(struct rt_batch *b)
         rt_compute_release(b->ctx->engine, &b->compute);
     }
     rt_blocks_release(b->ctx, b->blocks, b->block_count);
+    rt_shared_unpin(b);
     rt_logged_free(b->logged);
     buf_release(&b->accumulated);
     buf_release(&b->open_bytes);
@@ -220,6 +221,9 @@ int rt_batch_open(levee_context *ctx, struct rt_logged_batch *logged, int64_t ti
         goto out;
     }
     b->compute.header = b->header;
+    if ((code = rt_shared_pin(b, err)) != LEVEE_OK) {
+        goto out;
+    }
     read_watermarks(b);
     if (logged && logged->has_result && same_program(ctx, logged->result_program)) {
         b->compute.apply = logged->decisions;

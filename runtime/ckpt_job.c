@@ -10,8 +10,8 @@
  * that two disjoint sets of verified files reach (4d.13).
  *
  * Items. meta: batch, digest-from, digest-to, durable-lsn, graph, program, replay-from, time. Small
- * (whole in every version): s/accumulators, s/dead, s/sink/<uid>, s/source/<uid>, s/tables, s/time
- * (watermarks).
+ * (whole in every version): s/accumulators, s/dead, s/shared, s/sink/<uid>, s/source/<uid>,
+ * s/tables, s/time (watermarks).
  */
 #include "runtime/context.h"
 
@@ -98,6 +98,9 @@ static bool gather_small(levee_context *ctx, struct buf *b)
     rt_accumulators_encode(ctx, b);
     ok = ok && !b->failed && (b->len == 0 || add_item(c, false, "s/accumulators", buf_view(b)));
     buf_clear(b);
+    rt_shared_encode(ctx, b);
+    ok = ok && !b->failed && (b->len == 0 || add_item(c, false, "s/shared", buf_view(b)));
+    buf_clear(b);
     encode_tables(ctx, b);
     return ok && !b->failed && add_item(c, false, "s/tables", buf_view(b));
 }
@@ -178,7 +181,7 @@ int rt_ckpt_gather(levee_context *ctx, struct levee_error *err)
 {
     struct rt_ckpt *c = &ctx->ckpt;
     struct buf b = {0};
-    size_t items = ctx->graph->sink_count + ctx->graph->source_count + 6;
+    size_t items = ctx->graph->sink_count + ctx->graph->source_count + 7;
 
     ASSERT(c->stage == RT_CKPT_NONE);
     ASSERT(!ctx->computing);
@@ -236,6 +239,7 @@ static int retain(struct rt_ckpt *c, struct levee_error *err)
     struct ckpt_chain pair[2];
     uint64_t m = code == LEVEE_OK ? ckpt_chain_disjoint(v, pair) : 0;
     c->trim_to = 0;
+    c->trim_batch = m;
     for (size_t i = 0; m && i < v->count; i++) {
         if (v->items[i].to == m && v->items[i].replay_from) {
             c->trim_to = v->items[i].replay_from;
@@ -384,6 +388,7 @@ static void run_reply(struct io_task *t)
 
     if (c->code == LEVEE_OK && c->trim_to) {
         wal_trim(ctx->wal, c->trim_to);
+        rt_shared_trim(ctx, c->trim_batch);
     } else if (c->code == LEVEE_ENOSPACE) {
         wal_give_back(ctx->wal);
     }

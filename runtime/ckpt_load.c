@@ -158,6 +158,10 @@ static int on_item(void *arg, enum ckpt_db db, struct levee_slice key, struct le
     if (slice_eq(key, slice_str("s/accumulators"))) {
         return rt_accumulators_decode(l->ctx, value, err);
     }
+    if (slice_eq(key, slice_str("s/shared"))) {
+        buf_put(&l->ctx->shared.stored, value.data, value.len);
+        return l->ctx->shared.stored.failed ? err_nomem(err, value.len) : LEVEE_OK;
+    }
     if (slice_eq(key, slice_str("s/dead"))) {
         return rt_letters_decode(&l->ctx->letters, value, err);
     }

@@ -206,6 +206,7 @@ int levee_get_or_create(levee_context **ret, const struct levee_options *options
     (void)pthread_mutex_init(&ctx->fail_mutex, NULL);
     (void)pthread_mutex_init(&ctx->owned_mutex, NULL);
     rt_accumulators_init(&ctx->accumulators);
+    rt_shared_init(&ctx->shared);
     rt_loop_init(ctx);
     rt_ckpt_init(ctx);
     struct levee_error local = {0};
@@ -314,6 +315,7 @@ void levee_free(levee_context *ctx)
     (void)pthread_mutex_destroy(&ctx->fail_mutex);
     (void)pthread_mutex_destroy(&ctx->owned_mutex);
     rt_accumulators_release(&ctx->accumulators);
+    rt_shared_release(&ctx->shared);
     mem_free(ctx);
 }
 

@@ -15,6 +15,7 @@
 #include "recovery/recovery.h"
 #include "runtime/accumulate.h"
 #include "runtime/engine.h"
+#include "runtime/shared_values.h"
 
 /* ---- life cycle ---- */
 enum rt_life { RT_INITIALISED, RT_STARTING, RT_STARTED, RT_STOPPING, RT_STOPPED };
@@ -163,6 +164,10 @@ struct rt_source_range { /* what a batch takes of a source */
     uint32_t table;
     uint64_t first_lsn, last_lsn, blocks, records;
 };
+struct rt_shared_ref { /* a version that a batch saw */
+    uint32_t table;
+    uint64_t number, hash;
+};
 struct rt_watermark { /* of the node with this table */
     uint32_t table;
     int64_t at_ms;
@@ -175,6 +180,8 @@ struct rt_logged_batch { /* a batch as the log has it: read at start */
     size_t range_count;
     struct rt_watermark *watermarks; /* as it was opened with */
     size_t watermark_count;
+    struct rt_shared_ref *shared;
+    size_t shared_count;
     char program[65];
     bool has_result, done;
     uint32_t try_;
@@ -203,7 +210,9 @@ struct rt_batch {
     uint32_t try_, logging_try, durable_try; /* newest; on its way into the log; in it */
     struct rt_decision *refusals;            /* what sinks would not take, in order of place */
     size_t refusal_count, refusal_cap;
-    struct arena letters;   /* values of records for sinks that take dead letters */
+    struct arena letters;       /* values of records for sinks that take dead letters */
+    struct rt_version **shared; /* by object: what this batch sees; pinned. NULL: nothing yet */
+    size_t shared_count;
     struct buf accumulated; /* name and total of every accumulator, if the batch has changed any */
     struct buf open_bytes, result_bytes;
     struct wal_frame *frames; /* the chain that makes OPEN and RESULT durable */
@@ -251,7 +260,8 @@ struct rt_ckpt {
     int code;
     struct levee_error err;
     bool no_space_reported, waiting_for_space;
-    uint64_t trim_to; /* computed on the checkpoint lane: LSN below which the log may go */
+    uint64_t trim_to;    /* computed on the checkpoint lane: LSN below which the log may go … */
+    uint64_t trim_batch; /* … and the batch that two disjoint chains reach */
 };
 
 struct rt_owned {
@@ -311,6 +321,7 @@ struct levee_context {
     uint64_t last_ckpt_ns;
     struct rt_letters letters;
     struct rt_accumulators accumulators;
+    struct rt_shared shared;
 
     _Atomic uint64_t buffered; /* bytes of blocks in memory */
     _Atomic uint64_t buffered_max;
@@ -439,6 +450,16 @@ int rt_accumulators_computed(struct rt_batch *b, struct levee_error *err);
 void rt_accumulators_publish(struct rt_batch *b); /* every sink has the batch */
 void rt_accumulators_encode(levee_context *ctx, struct buf *ret);
 int rt_accumulators_decode(levee_context *ctx, struct levee_slice stored, struct levee_error *err);
+
+/* ---- shared_values.c ---- */
+void rt_shared_init(struct rt_shared *all);
+void rt_shared_release(struct rt_shared *all);
+int rt_shared_start(levee_context *ctx, struct levee_error *err); /* the directory is ours */
+int rt_shared_pin(struct rt_batch *b, struct levee_error *err);
+void rt_shared_unpin(struct rt_batch *b);
+void rt_shared_encode(levee_context *ctx, struct buf *ret);
+/* No replay will begin at or before batch m. */
+void rt_shared_trim(levee_context *ctx, uint64_t m);
 
 /* ---- slice.c ---- */
 void rt_slices_answer(levee_context *ctx); /* loop */

@@ -133,8 +133,10 @@ struct rt_input {
 };
 struct rt_compute {
     struct rt_header header;
-    struct rt_input *inputs;         /* one per source ordinal */
-    const int64_t *watermarks;       /* one per clock, as logged; NULL: read when it begins */
+    struct rt_input *inputs;          /* one per source ordinal */
+    const int64_t *watermarks;        /* one per clock, as logged; NULL: read when it begins */
+    struct rt_version *const *shared; /* broadcasts and data sets, by their index */
+    size_t shared_count;
     const struct rt_decision *apply; /* decisions of an earlier try to apply, sorted by (node,
                                         partition, index); else NULL */
     size_t apply_count;

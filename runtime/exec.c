@@ -242,6 +242,8 @@ static void reset_ports(struct rt_worker *w)
         p->out.arena = &w->share->arena;
         p->out.header = &w->run->compute->header;
         p->out.adds = &w->share->adds;
+        p->out.shared = w->run->compute->shared;
+        p->out.shared_count = w->run->compute->shared_count;
         p->out.time_ms = 0;
         p->out.side_count = 0;
         p->out.window = NULL;

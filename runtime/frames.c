@@ -14,7 +14,10 @@
 #define FRAMES_VERSION 1u
 #define FRAMES_FIELDS  2u /* of a BATCH_OPEN with optional fields */
 
-enum open_field { OPEN_WATERMARKS = 1 }; /* (table, watermark)*; tags are never used again */
+enum open_field {                      /* tags are never used again */
+                  OPEN_WATERMARKS = 1, /* (table, watermark)* */
+                  OPEN_SHARED = 2      /* (table, version, hash)* of broadcasts and data sets */
+};
 
 static int bad_payload(const char *what, size_t len, struct levee_error *err)
 {
@@ -77,6 +80,52 @@ static int get_watermarks(struct levee_slice bytes, struct rt_logged_batch *ret,
     return LEVEE_OK;
 }
 
+static size_t shared_seen(const struct rt_batch *b)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < b->shared_count; i++) {
+        n += b->shared[i] != NULL;
+    }
+    return n;
+}
+
+static void put_shared(const struct rt_batch *b, struct buf *ret)
+{
+    buf_u8(ret, OPEN_SHARED);
+    buf_varint(ret, 20 * shared_seen(b) + 1);
+    for (size_t i = 0; i < b->shared_count; i++) {
+        const struct rt_version *v = b->shared[i];
+        if (v) {
+            buf_u32(ret, v->table);
+            buf_u64(ret, v->number);
+            buf_u64(ret, v->hash);
+        }
+    }
+}
+
+static int get_shared(struct levee_slice bytes, struct rt_logged_batch *ret,
+                      struct levee_error *err)
+{
+    struct cursor c = cursor_of(bytes);
+    size_t n = bytes.len / 20;
+
+    if (bytes.len % 20 != 0 || ret->shared) {
+        return bad_payload("BATCH_OPEN", bytes.len, err);
+    }
+    ret->shared = mem_zalloc((n + 1) * sizeof *ret->shared);
+    if (!ret->shared) {
+        return err_nomem(err, n * sizeof *ret->shared);
+    }
+    ret->shared_count = n;
+    for (size_t i = 0; i < n; i++) {
+        ret->shared[i].table = cur_u32(&c);
+        ret->shared[i].number = cur_u64(&c);
+        ret->shared[i].hash = cur_u64(&c);
+    }
+    return LEVEE_OK;
+}
+
 static int get_fields(struct cursor *c, struct rt_logged_batch *ret, struct levee_error *err)
 {
     uint64_t n = cur_varint(c);
@@ -92,6 +141,9 @@ static int get_fields(struct cursor *c, struct rt_logged_batch *ret, struct leve
         case OPEN_WATERMARKS:
             code = get_watermarks(bytes, ret, err);
             break;
+        case OPEN_SHARED:
+            code = get_shared(bytes, ret, err);
+            break;
         default:
             code = err_set(err, LEVEE_EDIR_NEWER,
                            "a BATCH_OPEN frame has field %u, which this build does not know", tag);
@@ -102,7 +154,9 @@ static int get_fields(struct cursor *c, struct rt_logged_batch *ret, struct leve
 
 void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *ret)
 {
-    uint64_t fields = b->watermarks && rt_engine_clock_count(b->ctx->engine) > 0;
+    bool marks = b->watermarks && rt_engine_clock_count(b->ctx->engine) > 0;
+    bool shared = shared_seen(b) > 0;
+    unsigned fields = (unsigned)marks + (unsigned)shared;
 
     buf_u8(ret, fields ? FRAMES_FIELDS : FRAMES_VERSION);
     buf_u64(ret, b->header.id);
@@ -121,7 +175,12 @@ void rt_open_encode(const struct rt_batch *b, const char *program, struct buf *r
     }
     if (fields) {
         buf_varint(ret, fields);
-        put_watermarks(b, ret);
+        if (marks) {
+            put_watermarks(b, ret);
+        }
+        if (shared) {
+            put_shared(b, ret);
+        }
     }
 }
 
@@ -297,6 +356,7 @@ void rt_logged_free(struct rt_logged_batch *l)
     if (l) {
         drop_result(l);
         mem_free(l->ranges);
+        mem_free(l->shared);
         mem_free(l->watermarks);
         mem_free(l);
     }

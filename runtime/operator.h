@@ -41,6 +41,8 @@ struct levee_output {
     const struct rt_header *header;
     struct levee_record *side; /* for those who take what is late: levee_late */
     size_t side_count, side_cap;
+    struct rt_version *const *shared; /* broadcasts and data sets as this batch sees them */
+    size_t shared_count;
     struct rt_adds *adds; /* to accumulators, by the call that is being made */
     int64_t watermark_ms; /* the node's; RT_NO_TIME: none */
     const struct levee_event_window_info *window; /* while one is finished */

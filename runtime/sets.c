@@ -6,10 +6,13 @@
 
 void rt_sets_init(struct rt_sets *s, struct rt_call *c)
 {
-    *s = (struct rt_sets){
-        .call = c,
-        .out = {.arena = c->out->arena, .header = c->out->header, .adds = c->out->adds},
-        .partitions = c->node->graph->default_partitions};
+    *s = (struct rt_sets){.call = c,
+                          .out = {.arena = c->out->arena,
+                                  .header = c->out->header,
+                                  .shared = c->out->shared,
+                                  .shared_count = c->out->shared_count,
+                                  .adds = c->out->adds},
+                          .partitions = c->node->graph->default_partitions};
 }
 
 void rt_sets_clear(struct rt_sets *s)

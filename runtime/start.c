@@ -248,6 +248,9 @@ int levee_start(levee_context *ctx, struct levee_error *err)
         code = ctx->has_facts ? start_again(ctx, err) : start_fresh(ctx, &dir, err);
     }
     if (code == LEVEE_OK) {
+        code = rt_shared_start(ctx, err);
+    }
+    if (code == LEVEE_OK) {
         code = rt_reread_open(ctx, err);
     }
     if (code == LEVEE_OK) {

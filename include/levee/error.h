@@ -127,7 +127,9 @@ enum levee_class {
     X(FILE_CHANGED, -521, CORRUPT, "a file changed after it was begun",                            \
       "restore it as it was, or choose to skip; write files elsewhere and move them in")           \
     X(FILE_MISSING, -522, CORRUPT, "a file vanished before all of it was read",                    \
-      "put it back, or choose to skip")
+      "put it back, or choose to skip")                                                            \
+    X(SHARED, -530, CORRUPT, "a version of a broadcast or data set is missing or damaged",         \
+      "restore shared/ with the rest of the directory")
 
 enum levee_code {
     LEVEE_OK = 0,

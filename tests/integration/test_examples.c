@@ -428,6 +428,61 @@ START_TEST(pi_counts_every_point_once_through_kills)
 }
 END_TEST
 
+/* ---- stream_join ---- */
+
+#define SALES 6000
+#define ITEMS 5
+
+struct sales {
+    int price_before[SALES]; /* of its item, when it was sent */
+    int item[SALES];
+    bool seen[SALES];
+    int last;
+};
+
+/* Prices of an item only rise, so a price says how new the list was that the sale's batch saw. */
+static void take_sale(char *line, void *arg)
+{
+    struct sales *s = arg;
+    int item, sale, price = 0;
+    int got = sscanf(line, "i%d\t%d %d", &item, &sale, &price);
+
+    ck_assert_msg(got >= 2 && sale >= 0 && sale < SALES, "%s", line);
+    ck_assert_int_eq(item, s->item[sale]);
+    ck_assert_msg(!s->seen[sale], "%s: twice", line);
+    s->seen[sale] = true;
+    /* Swapped in before the sale was sent, so its batch saw it or a newer one. */
+    ck_assert_msg(price >= s->price_before[sale] && price <= s->last, "%s", line);
+}
+
+START_TEST(sales_are_joined_once_through_kills)
+{
+    static struct sales s;
+    int price[ITEMS] = {0};
+    uint64_t x = 99;
+
+    make_root();
+    FILE *f = open_clicks();
+    for (int i = 0; i < SALES; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        s.item[i] = (int)((x >> 33) % ITEMS);
+        if ((x >> 50) % 40 == 0) {
+            price[s.item[i]] = ++s.last;
+            (void)fprintf(f, "price i%d %d\n", s.item[i], s.last);
+        }
+        s.price_before[i] = price[s.item[i]];
+        (void)fprintf(f, "i%d %d\n", s.item[i], i);
+    }
+    ck_assert_int_eq(fclose(f), 0);
+    run_through_kills("stream_join", "out");
+    each_line("out", take_sale, &s);
+    for (int i = 0; i < SALES; i++) {
+        ck_assert_msg(s.seen[i], "sale %d is missing", i);
+    }
+    remove_root();
+}
+END_TEST
+
 #define MINUTES 200
 #define PAGES   3
 
@@ -521,6 +576,7 @@ int main(void)
     tcase_add_test(c, custom_receiver_counts_each_line_once_through_kills);
     tcase_add_test(c, stateful_sessions_come_once_through_kills);
     tcase_add_test(c, pi_counts_every_point_once_through_kills);
+    tcase_add_test(c, sales_are_joined_once_through_kills);
     tcase_add_test(c, click_audit_accounts_for_every_line_through_kills);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
