@@ -22,12 +22,11 @@ struct job {
 static int throw_point(levee_output *out, const struct levee_record *line, void *arg)
 {
     const struct job *j = arg;
-    char text[32];
-    int64_t x, y;
+    char text[32], *end;
 
     (void)snprintf(text, sizeof text, "%.*s", (int)line->value.len, (const char *)line->value.data);
-    if (sscanf(text, "%" SCNd64 " %" SCNd64, &x, &y) != 2 || x < 0 || y < 0 || x >= SIDE ||
-        y >= SIDE) {
+    int64_t x = strtoll(text, &end, 10), y = strtoll(end, NULL, 10);
+    if (*end != ' ' || x < 0 || y < 0 || x >= SIDE || y >= SIDE) {
         return -1; /* a dead letter, and no point */
     }
     int code = levee_accumulate_i64(out, j->points, 1);

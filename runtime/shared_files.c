@@ -7,10 +7,12 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-#define MAGIC  "LEVEESHR"
-#define FOLDER "shared"
-#define NAME   64
+#define MAGIC    "LEVEESHR"
+#define FOLDER   "shared"
+#define NAME     64
+#define NAME_LEN 42u
 
 int rt_shared_folder(const struct levee_shared *s, char out[IO_PATH_MAX], bool make,
                      struct levee_error *err)
@@ -137,15 +139,18 @@ int rt_shared_remove(const struct levee_shared *s, const struct rt_version *v,
     return s->ctx->io->ops->unlink(s->ctx->io, path, err);
 }
 
-/* A name of ours and of this object. */
+/* A name of ours and of this object: what is read from it gives the same name again. */
 static bool read_name(const struct levee_shared *s, const char *name, struct rt_version *ret)
 {
-    uint32_t table;
-    int end = 0;
+    char again[NAME];
 
-    return sscanf(name, "%8" SCNx32 "-%16" SCNx64 "-%16" SCNx64 "%n", &table, &ret->number,
-                  &ret->hash, &end) == 3 &&
-           end == 42 && !name[end] && table == s->table;
+    if (strlen(name) != NAME_LEN) {
+        return false;
+    }
+    ret->number = strtoull(name + 9, NULL, 16);
+    ret->hash = strtoull(name + 26, NULL, 16);
+    name_of(s, ret, again);
+    return strcmp(name, again) == 0;
 }
 
 int rt_shared_list(struct levee_shared *s, struct levee_error *err)

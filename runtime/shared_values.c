@@ -108,20 +108,20 @@ static void forget_bytes(struct levee_shared *s)
 static int swap(struct levee_shared *s, struct levee_slice content, struct levee_error *err)
 {
     struct rt_version *v = mem_zalloc(sizeof *v);
-    int code = v ? LEVEE_OK : err_nomem(err, sizeof *v);
 
-    if (code == LEVEE_OK) {
-        v->table = s->table;
-        v->number = levee_shared_version(s) + 1;
-        code = rt_shared_write(s, v, content, err);
+    if (!v) {
+        return err_nomem(err, sizeof *v);
     }
+    v->table = s->table;
+    v->number = levee_shared_version(s) + 1;
+    int code = rt_shared_write(s, v, content, err);
     if (code == LEVEE_OK) {
         pthread_mutex_lock(s->mutex);
         code = add_version(s, v) ? LEVEE_OK : err_nomem(err, sizeof *v);
         forget_bytes(s);
         pthread_mutex_unlock(s->mutex);
     }
-    if (code && v) {
+    if (code) {
         rt_shared_unload(v);
         mem_free(v);
     }
@@ -254,9 +254,11 @@ int rt_shared_pin(struct rt_batch *b, struct levee_error *err)
     int code = LEVEE_OK;
 
     pthread_mutex_lock(&all->mutex);
-    b->shared = mem_zalloc((all->count + 1) * sizeof *b->shared);
-    code = b->shared ? LEVEE_OK : err_nomem(err, all->count * sizeof *b->shared);
-    for (size_t i = 0; i < all->count && code == LEVEE_OK; i++) {
+    struct rt_version **seen = mem_zalloc((all->count + 1) * sizeof *seen);
+    if (!seen) {
+        code = err_nomem(err, all->count * sizeof *seen);
+    }
+    for (size_t i = 0; seen && i < all->count && code == LEVEE_OK; i++) {
         struct levee_shared *s = all->items[i];
         const struct rt_shared_ref *ref;
         struct rt_version *v = logged_version(s, b, &ref);
@@ -269,12 +271,13 @@ int rt_shared_pin(struct rt_batch *b, struct levee_error *err)
         } else if (v && (code = rt_shared_load(s, v, err)) == LEVEE_OK) {
             v->pins++;
             v->first_batch = v->first_batch ? v->first_batch : b->header.id;
-            b->shared[i] = v;
+            seen[i] = v;
             b->shared_count = i + 1;
         }
     }
     pthread_mutex_unlock(&all->mutex);
-    b->compute.shared = b->shared;
+    b->shared = seen;
+    b->compute.shared = seen;
     b->compute.shared_count = b->shared_count;
     return code;
 }
@@ -284,7 +287,7 @@ void rt_shared_unpin(struct rt_batch *b)
     struct rt_shared *all = &b->ctx->shared;
 
     pthread_mutex_lock(&all->mutex);
-    for (size_t i = 0; i < b->shared_count; i++) {
+    for (size_t i = 0; b->shared && i < b->shared_count; i++) {
         if (b->shared[i] && --b->shared[i]->pins == 0) {
             forget_bytes(all->items[i]);
         }

@@ -357,7 +357,7 @@ END_TEST
 
 START_TEST(workers_do_not_matter)
 {
-    double mean[3];
+    double mean[3] = {0};
     static const uint32_t workers[] = {1, 3, 7};
 
     for (int i = 0; i < 3; i++) {
