@@ -14,6 +14,7 @@
 
 #include "runtime/context.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 
 #define STORED_VERSION 1u
@@ -133,6 +134,7 @@ void rt_accumulators_publish(struct rt_batch *b)
 {
     struct rt_accumulators *all = &b->ctx->accumulators;
     struct cursor c = cursor_of(buf_view(&b->accumulated));
+    _Alignas(max_align_t) uint8_t bytes[RT_ACCUMULATOR_MAX]; /* a reducer may count on it */
 
     if (b->accumulated.len == 0) {
         return;
@@ -140,9 +142,10 @@ void rt_accumulators_publish(struct rt_batch *b)
     pthread_mutex_lock(&all->mutex);
     while (cur_left(&c)) {
         levee_accumulator *a = find(all, cur_slice(&c));
-        struct levee_slice bytes = cur_slice(&c);
-        ASSERT(!c.bad && a && bytes.len == a->size);
-        a->has_shown = finish(a, bytes.data, &a->shown);
+        struct levee_slice total = cur_slice(&c);
+        ASSERT(!c.bad && a && total.len == a->size);
+        memcpy(bytes, total.data, total.len);
+        a->has_shown = finish(a, bytes, &a->shown);
     }
     pthread_mutex_unlock(&all->mutex);
 }

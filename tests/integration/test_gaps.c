@@ -178,7 +178,8 @@ static int keep_letter(void *arg, const struct levee_dead_letter *d)
     struct job *j = arg;
 
     ck_assert_uint_lt(j->letter_count, ARRAY_LEN(j->letters));
-    memcpy(j->producers[j->letter_count], d->producer.data, d->producer.len);
+    (void)snprintf(j->producers[j->letter_count], sizeof j->producers[0], "%.*s",
+                   (int)d->producer.len, d->producer.data ? (const char *)d->producer.data : "");
     j->letters[j->letter_count++] = *d;
     return 0;
 }
