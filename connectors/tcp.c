@@ -1,11 +1,13 @@
 /*
- * The TCP source: lines of text, from a server we connect to (as Spark's NetworkWordCount does) or
- * from clients of a listening socket. One receiver thread polls all connections; a full inlet stops
- * reading until there is room. With `acknowledged` clients speak the protocol of docs/tcp.md:
- * numbered lines, acknowledged when durable.
+ * The TCP source: records from a server we connect to (as Spark's NetworkWordCount does) or from
+ * clients of a listening socket, over TCP or a Unix socket. One receiver thread polls all
+ * connections; a full inlet stops reading until there is room. With `acknowledged` clients speak
+ * the protocol of docs/tcp.md: numbered lines, acknowledged when durable.
  *
- * A line ends at \n (a \r before it is dropped). A line longer than line_max is reported and its
- * connection is closed: nothing is cut silently.
+ * A line ends at \n (a \r before it is dropped); with a length before each record any bytes will
+ * do. A record longer than line_max, or one that the other side leaves unfinished, is reported and
+ * its connection is closed: nothing is cut silently. The name of a listening Unix socket is removed
+ * when it closes; one that nobody listens on any more, as a crash leaves it, is taken over.
  */
 #define _GNU_SOURCE /* EAI_ codes and accept4 */
 #include "connectors/tcp_internal.h"
@@ -14,6 +16,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 /* ---- sockets ---- */
@@ -25,15 +28,70 @@ static int resolve(const struct tcp *t, struct addrinfo **ret, struct levee_erro
     int rc = getaddrinfo(t->host[0] ? t->host : NULL, t->port, &hints, ret);
 
     if (rc) {
-        err_set(err, LEVEE_ECONNECTION, "cannot resolve %s:%s: %s", t->host, t->port,
-                gai_strerror(rc));
+        err_set(err, LEVEE_ECONNECTION, "cannot resolve %s: %s", t->name, gai_strerror(rc));
         return LEVEE_ECONNECTION;
     }
     return LEVEE_OK;
 }
 
+static int cannot(const struct tcp *t, struct levee_error *err)
+{
+    return err_sys(err, LEVEE_ECONNECTION, errno, "%s %s",
+                   t->listen ? "cannot listen on" : "cannot connect to", t->name);
+}
+
+static int unix_socket(void)
+{
+    return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+/* A name that a dead listener has left; false: somebody answers there, or it is no socket. */
+static bool is_stale(const struct sockaddr_un *a)
+{
+    int fd = unix_socket();
+    bool refused =
+        fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof *a) != 0 && errno == ECONNREFUSED;
+
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return refused;
+}
+
+static int open_unix(struct tcp *t, int *ret, struct levee_error *err)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    const struct sockaddr *to = (const struct sockaddr *)&a;
+    int fd = unix_socket();
+
+    memcpy(a.sun_path, t->path, sizeof t->path);
+    bool ok = fd >= 0 && (t->listen ? bind(fd, to, sizeof a) : connect(fd, to, sizeof a)) == 0;
+    int why = errno;
+    if (!ok && fd >= 0 && t->listen && why == EADDRINUSE && is_stale(&a)) {
+        (void)t->io->ops->unlink(t->io, t->path, NULL); /* bind tells how that went */
+        ok = bind(fd, to, sizeof a) == 0;
+        why = errno;
+    }
+    if (ok && t->listen) {
+        ok = listen(fd, 128) == 0;
+        why = errno;
+    }
+    if (ok) {
+        *ret = fd;
+        return LEVEE_OK;
+    }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    errno = why;
+    return cannot(t, err);
+}
+
 static int open_socket(struct tcp *t, int *ret, struct levee_error *err)
 {
+    if (t->path[0]) {
+        return open_unix(t, ret, err);
+    }
     struct addrinfo *list = NULL;
     int one = 1, fd = -1, code = resolve(t, &list, err);
 
@@ -46,8 +104,7 @@ static int open_socket(struct tcp *t, int *ret, struct levee_error *err)
         bool ok = t->listen ? bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 128) == 0
                             : connect(fd, a->ai_addr, a->ai_addrlen) == 0;
         if (!ok) {
-            (void)err_sys(err, LEVEE_ECONNECTION, errno, "%s %s:%s",
-                          t->listen ? "cannot listen on" : "cannot connect to", t->host, t->port);
+            (void)cannot(t, err);
             (void)close(fd);
             fd = -1;
         }
@@ -98,10 +155,27 @@ static void close_connection(struct tcp *t, size_t i)
     t->connections[i] = t->connections[--t->count];
 }
 
-/* Reads what is there and hands over whole lines; false: the connection ends. */
+/* The other side has closed: what is unfinished? true: a last line without newline. */
+static bool last_words(struct tcp *t, struct tcp_connection *c)
+{
+    struct levee_error err = {0};
+
+    if (c->in.len == c->used || t->acknowledged) {
+        return false;
+    }
+    if (t->framing == LEVEE_LINES) {
+        buf_u8(&c->in, '\n');
+        return true;
+    }
+    (void)err_set(&err, LEVEE_EPROTOCOL, "%s: a connection ended inside a record", t->name);
+    levee_inlet_report(t->inlet, &err);
+    return false;
+}
+
+/* Reads what is there; false: the connection ends. */
 static bool serve(struct tcp *t, struct tcp_connection *c)
 {
-    if (c->in.len - c->used > t->line_max) {
+    if (t->framing == LEVEE_LINES && c->in.len - c->used > t->line_max) {
         struct levee_error err;
         (void)err_set(&err, LEVEE_ERECORD_TOO_LONG, "a line is longer than %u bytes", t->line_max);
         levee_inlet_report(t->inlet, &err);
@@ -117,11 +191,9 @@ static bool serve(struct tcp *t, struct tcp_connection *c)
     }
     if (n > 0) {
         c->in.len += (size_t)n;
-    } else if (c->in.len > c->used && !t->acknowledged) { /* the last line has no newline */
-        buf_u8(&c->in, '\n');
-        c->ended = true;
     } else {
-        return false;
+        c->ended = last_words(t, c);
+        return c->ended;
     }
     return true;
 }
@@ -168,8 +240,7 @@ static void *receive(void *arg)
             if (levee_inlet_stop_at_end(t->inlet)) {
                 levee_inlet_end(t->inlet);
             } else {
-                (void)err_set(&err, LEVEE_ECONNECTION, "%s:%s closed the connection", t->host,
-                              t->port);
+                (void)err_set(&err, LEVEE_ECONNECTION, "%s closed the connection", t->name);
                 levee_inlet_fail(t->inlet, &err, false);
             }
             break;
@@ -194,7 +265,9 @@ static int tcp_start(void *self, levee_inlet *inlet, struct levee_error *err)
     }
     if (t->listen) {
         t->listener = fd;
-        note_port(t);
+        if (!t->path[0]) {
+            note_port(t);
+        }
     } else if (!add_connection(t, fd)) {
         return err_nomem(err, sizeof(struct tcp_connection));
     }
@@ -220,6 +293,9 @@ static void tcp_stop(void *self)
     if (t->listener >= 0) {
         (void)close(t->listener);
         t->listener = -1;
+        if (t->path[0]) { /* else a client would wait for an answer that never comes */
+            (void)t->io->ops->unlink(t->io, t->path, NULL);
+        }
     }
 }
 
@@ -242,6 +318,18 @@ static const struct levee_receiver_ops tcp_ops = {.version = 1,
                                                   .durable = tcp_durable,
                                                   .destroy = tcp_destroy};
 
+static bool parse_path(struct tcp *t, const char *path)
+{
+    size_t n = strlen(path);
+
+    if (n == 0 || n >= sizeof t->path) {
+        return false;
+    }
+    memcpy(t->path, path, n + 1);
+    (void)snprintf(t->name, sizeof t->name, "%s", path);
+    return true;
+}
+
 static bool parse_address(struct tcp *t, const char *address)
 {
     const char *colon = address ? strrchr(address, ':') : NULL;
@@ -253,6 +341,7 @@ static bool parse_address(struct tcp *t, const char *address)
     memcpy(t->host, address, n);
     t->host[n] = 0;
     memcpy(t->port, colon + 1, strlen(colon + 1) + 1);
+    (void)snprintf(t->name, sizeof t->name, "%s", address);
     return true;
 }
 
@@ -265,12 +354,22 @@ levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
     if (!t) {
         return NULL;
     }
-    if (!o || !parse_address(t, o->address) || (o->acknowledged && !o->listen)) {
+    if (!o || (o->path != NULL) == (o->address != NULL) ||
+        !(o->path ? parse_path(t, o->path) : parse_address(t, o->address))) {
         mem_free(t);
         return rt_graph_fail(g, file, line, LEVEE_EINVALID,
-                             "tcp source %s: address must be host:port; acknowledged needs listen",
+                             "tcp source %s: it needs an address, host:port, or else a path of at "
+                             "most 107 bytes",
                              uid ? uid : "");
     }
+    if ((o->acknowledged && (!o->listen || o->framing != LEVEE_LINES)) ||
+        (unsigned)o->framing > LEVEE_LENGTH) {
+        mem_free(t);
+        return rt_graph_fail(g, file, line, LEVEE_EINVALID,
+                             "tcp source %s: acknowledged needs listen, and lines", uid ? uid : "");
+    }
+    t->io = rt_context_io(ctx);
+    t->framing = o->framing;
     t->listen = o->listen;
     t->acknowledged = o->acknowledged;
     t->line_max = o->line_max ? o->line_max : 1u << 20;

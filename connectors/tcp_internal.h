@@ -1,4 +1,4 @@
-/* Private to the TCP source: connections (tcp.c) and what their lines mean (tcp_lines.c). */
+/* Private to the TCP source: connections (tcp.c) and what their bytes mean (tcp_lines.c). */
 #ifndef LEVEE_CONNECTORS_TCP_H
 #define LEVEE_CONNECTORS_TCP_H
 
@@ -25,7 +25,11 @@ struct tcp_connection {
 
 struct tcp {
     char host[256], port[32];
+    char path[108]; /* of a Unix socket; empty: host and port */
+    char name[300]; /* either, for people */
+    struct io *io;
     bool listen, acknowledged;
+    enum levee_framing framing;
     uint32_t line_max, connections_max;
     levee_inlet *inlet;
     pthread_t thread;
@@ -38,7 +42,7 @@ struct tcp {
     size_t count, cap;
 };
 
-/* Whole lines into the inlet; false: the connection ends (an error was answered or reported). */
+/* Whole records into the inlet; false: the connection ends (an error was answered or reported). */
 bool tcp_take_lines(struct tcp *t, struct tcp_connection *c);
 /* ACKs for what has become durable; false: the connection ends. */
 bool tcp_acknowledge(struct tcp *t, struct tcp_connection *c);

@@ -1,4 +1,5 @@
-/* What lines mean: records as they are, or the acknowledged protocol of docs/tcp.md. */
+/* What bytes mean: records as they are, lines or with a length before them, or the acknowledged
+ * protocol of docs/tcp.md. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -36,7 +37,38 @@ static bool next_line(const struct tcp_connection *c, size_t *at, struct levee_s
     return true;
 }
 
-static bool take_plain(struct tcp *t, struct tcp_connection *c)
+/* The same of a record with its length before it. *ret_wrong: it is longer than allowed. */
+static bool next_framed(const struct tcp *t, const struct tcp_connection *c, size_t *at,
+                        struct levee_slice *ret, bool *ret_wrong)
+{
+    const uint8_t *p = c->in.data + *at;
+    size_t have = c->in.len - *at;
+
+    if (have < 4) {
+        return false;
+    }
+    uint32_t n = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    *ret_wrong = n > t->line_max;
+    if (*ret_wrong || have - 4 < n) {
+        return false;
+    }
+    *at += 4 + (size_t)n;
+    *ret = slice_of(p + 4, n);
+    return true;
+}
+
+static bool too_long(struct tcp *t)
+{
+    struct levee_error err = {0};
+
+    (void)err_set(&err, LEVEE_ERECORD_TOO_LONG, "%s: a record is longer than %u bytes", t->name,
+                  t->line_max);
+    levee_inlet_report(t->inlet, &err);
+    return false;
+}
+
+/* *ret_alive false: the connection ends. */
+static bool take_plain(struct tcp *t, struct tcp_connection *c, bool *ret_alive)
 {
     struct levee_record r[LINES_MAX];
     struct levee_append a = {.records = r};
@@ -45,10 +77,14 @@ static bool take_plain(struct tcp *t, struct tcp_connection *c)
     size_t at = c->used;
     uint64_t ticket;
 
-    while (a.count < LINES_MAX && next_line(c, &at, &line)) {
+    bool wrong = false;
+    while (a.count < LINES_MAX &&
+           (t->framing == LEVEE_LENGTH ? next_framed(t, c, &at, &line, &wrong)
+                                       : next_line(c, &at, &line))) {
         r[a.count++] = (struct levee_record){.value = line};
     }
     if (a.count == 0) {
+        *ret_alive = !wrong || too_long(t);
         return false;
     }
     int code = levee_inlet_append(t->inlet, &a, &ticket, &err);
@@ -149,7 +185,7 @@ bool tcp_take_lines(struct tcp *t, struct tcp_connection *c)
 
     c->full = false;
     if (!t->acknowledged) {
-        while (take_plain(t, c)) {
+        while (take_plain(t, c, &alive)) {
         }
     } else {
         struct levee_slice line;

@@ -133,16 +133,22 @@ LEVEE_API uint64_t levee_queue_durable(levee_stream *source);
 /* No more will be pushed (stop_at_end). */
 LEVEE_API void levee_queue_end(levee_stream *source);
 
+enum levee_framing {                  /* what a record of a byte stream is */
+                     LEVEE_LINES = 0, /* a line, without its \n or \r\n */
+                     LEVEE_LENGTH     /* a 4-byte big-endian length, then so many bytes */
+};
 struct levee_tcp_options {
     const char *address; /* "host:port"; for a server "host:0" picks a port */
+    const char *path;    /* instead of the address: a Unix socket */
     bool listen;         /* false: connect, as NetworkWordCount does; true: listening server */
     bool acknowledged; /* the protocol of docs/tcp.md: producer id, sequences, durable acks. Server
-                          only */
-    uint32_t line_max; /* longest line, bytes; 0: 1 MiB */
+                          and lines only */
+    enum levee_framing framing;
+    uint32_t line_max;        /* longest line or record, bytes; 0: 1 MiB */
     uint32_t connections_max; /* 0: 256 */
 };
-/* Lines of text over TCP; without `acknowledged` an unreliable source: at most once for what was in
- * flight. */
+/* Records over TCP or a Unix socket; without `acknowledged` an unreliable source: at most once for
+ * what was in flight. */
 LEVEE_API levee_stream *levee_tcp_source_at(levee_context *ctx, const char *uid,
                                             const struct levee_tcp_options *options,
                                             const char *file, int line);

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "levee/levee.h"
@@ -17,9 +19,11 @@
 struct job {
     char directory[256];
     struct levee_tcp_options tcp;
+    struct levee_tcp_options other; /* a second receiver, in a union with the first */
     bool stop_at_end;
     levee_context *ctx;
-    levee_stream *source;
+    levee_stream *source, *second;
+    _Atomic int told; /* code of the last error that the listener heard */
 };
 
 static int one(levee_output *out, const struct levee_record *in, void *arg)
@@ -44,20 +48,36 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     struct job *j = arg;
 
     j->source = levee_tcp_source(ctx, "lines", &j->tcp);
-    levee_stream *n = levee_update_state_by_key(levee_map(j->source, one, NULL), "n", NULL,
+    levee_stream *both = j->source;
+    if (j->other.address || j->other.path) {
+        j->second = levee_tcp_source(ctx, "other", &j->other);
+        both = levee_union(((levee_stream *[]){j->source, j->second}), 2);
+    }
+    levee_stream *n = levee_update_state_by_key(levee_map(both, one, NULL), "n", NULL,
                                                 levee_update_sum_i64, NULL);
     (void)levee_foreach_batch(n, "see", ignore, NULL);
     return levee_context_status(ctx, err);
 }
 
+static void told(void *arg, const char *uid, const struct levee_error *err)
+{
+    struct job *j = arg;
+
+    (void)uid;
+    j->told = err->code;
+}
+
 static void up(struct job *j)
 {
+    static const struct levee_listener listener = {.version = 1, .receiver_error = told};
     struct levee_error err = {0};
     char line[1024];
     struct levee_options o = {.directory = j->directory,
                               .batch_interval_ms = 10,
                               .segment_bytes = 1 << 20,
                               .stop_at_end = j->stop_at_end,
+                              .listener = &listener,
+                              .listener_arg = j,
                               .program_id = "t"};
 
     ck_assert_msg(levee_get_or_create(&j->ctx, &o, build, j, &err) == 0 &&
@@ -218,6 +238,175 @@ START_TEST(a_plain_client_runs_to_the_end_of_its_server)
 }
 END_TEST
 
+/* ---- frames, Unix sockets, several receivers ---- */
+
+static struct sockaddr_un unix_address(const char *path)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+    ck_assert_uint_lt(strlen(path), sizeof a.sun_path);
+    memcpy(a.sun_path, path, strlen(path) + 1);
+    return a;
+}
+
+static int dial_unix(const char *path)
+{
+    struct sockaddr_un a = unix_address(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    return fd;
+}
+
+static void send_all(int fd, const void *bytes, size_t n)
+{
+    ck_assert_int_eq(send(fd, bytes, n, MSG_NOSIGNAL), (ssize_t)n);
+}
+
+/* Waits, with the context's own wait, for what the receiver does on a thread of its own. */
+static void wait_received(struct job *j, uint64_t n)
+{
+    struct levee_metrics m = {0};
+
+    for (int i = 0; i < 4000 && m.records_received < n; i++) {
+        ck_assert_int_eq(levee_await_for(j->ctx, 5, NULL), LEVEE_ETIMEOUT);
+        levee_context_metrics(j->ctx, &m);
+    }
+    ck_assert_uint_eq(m.records_received, n);
+}
+
+static void wait_told(struct job *j, int code)
+{
+    for (int i = 0; i < 4000 && j->told != code; i++) {
+        ck_assert_int_eq(levee_await_for(j->ctx, 5, NULL), LEVEE_ETIMEOUT);
+    }
+    ck_assert_int_eq(j->told, code);
+}
+
+START_TEST(records_with_a_length_before_them_hold_any_byte)
+{
+    struct job j = {
+        .tcp = {
+            .address = "127.0.0.1:0", .listen = true, .framing = LEVEE_LENGTH, .line_max = 70000}};
+    static uint8_t big[4 + 70000] = {0, 1, 0x11, 0x70}; /* 70,000 */
+
+    begin(&j);
+    up(&j);
+    int fd = dial(levee_tcp_port(j.source));
+    send_all(fd, "\0\0\0\3a\nb\0\0\0\0\0\0", 13); /* two, and a part of a length */
+    wait_received(&j, 2);
+    send_all(fd, "\0\1x", 3);
+    wait_received(&j, 3);
+    send_all(fd, big, sizeof big);
+    wait_received(&j, 4);
+    (void)close(fd);
+    fd = dial(levee_tcp_port(j.source)); /* one byte more than allowed */
+    send_all(fd, "\0\0\0\1y\0\1\x11\x71", 9);
+    wait_told(&j, LEVEE_ERECORD_TOO_LONG);
+    wait_received(&j, 5);                     /* what came before it counts */
+    ck_assert_int_eq(recv(fd, big, 1, 0), 0); /* closed */
+    (void)close(fd);
+    fd = dial(levee_tcp_port(j.source));
+    send_all(fd, "\0\0\0\2z", 5);
+    (void)close(fd);
+    wait_told(&j, LEVEE_EPROTOCOL); /* ended inside a record */
+    ck_assert_int_eq(drained_total(&j), 5);
+}
+END_TEST
+
+START_TEST(a_unix_socket_serves_both_protocols_and_its_name_does_not_outlive_it)
+{
+    char path[300];
+    struct stat st;
+    struct job j = {.tcp = {.path = path, .listen = true, .acknowledged = true}};
+
+    begin(&j);
+    (void)snprintf(path, sizeof path, "%s/socket", j.directory);
+    (void)snprintf(j.directory + strlen(j.directory), 8, "/state");
+    int dead = socket(AF_UNIX, SOCK_STREAM, 0); /* a name that nobody listens on any more */
+    struct sockaddr_un a = unix_address(path);
+    ck_assert_int_eq(bind(dead, (struct sockaddr *)&a, sizeof a), 0);
+    (void)close(dead);
+    up(&j);
+    int fd = dial_unix(path);
+    say(fd, "HELLO p\n1 one\n2 two\n");
+    hear(fd, "ACK 2\n");
+    struct job second = {.tcp = {.path = path, .listen = true}};
+    begin(&second);
+    up(&second); /* the path is in use: it waits */
+    wait_told(&second, LEVEE_ECONNECTION);
+    levee_free(second.ctx);
+    (void)close(fd);
+    ck_assert_int_eq(drained_total(&j), 2);
+    ck_assert_int_ne(stat(path, &st), 0);
+}
+END_TEST
+
+static void *serve_unix(void *arg)
+{
+    int listener = *(int *)arg, fd = accept(listener, NULL, NULL);
+
+    for (int i = 0; i < 1000 && fd >= 0; i++) {
+        (void)send(fd, "\0\0\0\5words", 9, MSG_NOSIGNAL);
+    }
+    (void)close(fd);
+    return NULL;
+}
+
+START_TEST(a_client_of_a_unix_socket_and_a_listener_in_one_union)
+{
+    char path[300];
+    struct job j = {.other = {.address = "127.0.0.1:0", .listen = true}};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    pthread_t thread;
+
+    begin(&j);
+    (void)snprintf(path, sizeof path, "%s/server", j.directory);
+    struct sockaddr_un a = unix_address(path);
+    (void)snprintf(j.directory + strlen(j.directory), 8, "/state");
+    ck_assert_int_eq(bind(listener, (struct sockaddr *)&a, sizeof a), 0);
+    ck_assert_int_eq(listen(listener, 1), 0);
+    ck_assert_int_eq(pthread_create(&thread, NULL, serve_unix, &listener), 0);
+    j.tcp = (struct levee_tcp_options){.path = path, .framing = LEVEE_LENGTH};
+    up(&j);
+    int fd = dial(levee_tcp_port(j.second));
+    say(fd, "one\ntwo\nthree");
+    (void)close(fd);
+    wait_received(&j, 1003);
+    ck_assert_int_eq(drained_total(&j), 1003);
+    (void)pthread_join(thread, NULL);
+    (void)close(listener);
+}
+END_TEST
+
+static int build_only(levee_context *ctx, void *arg, struct levee_error *err)
+{
+    (void)levee_tcp_source(ctx, "lines", arg);
+    return levee_context_status(ctx, err);
+}
+
+START_TEST(options_that_make_no_sense_are_refused)
+{
+    struct levee_tcp_options bad[] = {
+        {.address = NULL},
+        {.address = "h:1", .path = "p"},
+        {.path = ""},
+        {.address = "h:1", .acknowledged = true},
+        {.address = "h:1", .listen = true, .acknowledged = true, .framing = LEVEE_LENGTH},
+        {.address = "h:1", .framing = (enum levee_framing)7},
+    };
+    struct job j = {0};
+
+    begin(&j);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct levee_error err = {0};
+        struct levee_options o = {.directory = j.directory};
+        ck_assert_int_eq(levee_get_or_create(&j.ctx, &o, build_only, &bad[i], &err),
+                         LEVEE_EINVALID);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tcp_source");
@@ -227,6 +416,10 @@ int main(void)
     tcase_add_test(t, acknowledged_lines_are_counted_once_across_a_restart);
     tcase_add_test(t, refusals_are_named_on_the_wire);
     tcase_add_test(t, a_plain_client_runs_to_the_end_of_its_server);
+    tcase_add_test(t, records_with_a_length_before_them_hold_any_byte);
+    tcase_add_test(t, a_unix_socket_serves_both_protocols_and_its_name_does_not_outlive_it);
+    tcase_add_test(t, a_client_of_a_unix_socket_and_a_listener_in_one_union);
+    tcase_add_test(t, options_that_make_no_sense_are_refused);
     suite_add_tcase(s, t);
     return suite_main(s);
 }
