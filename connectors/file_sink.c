@@ -24,16 +24,18 @@
 #define LEDGER      ".levee"
 #define LEDGER_MAX  4096u
 #define FILES_MAGIC "LEVEEOUT"
+#define NAME_MAX_   160u
 
 struct files {
     struct io *io;
     char path[IO_PATH_MAX];
     char prefix[65], suffix[33];
     enum levee_value_format value;
-    bool adopt;
+    bool adopt, by_time;
     struct levee_token identity, last, now;
-    bool has_last; /* last: the newest batch of ours that is published */
-    bool prepared; /* the ledger says prepared, and its temporary file is still there */
+    char last_name[NAME_MAX_]; /* of the file of `last`: prefix and suffix may change */
+    bool has_last;             /* last: the newest batch of ours that is published */
+    bool prepared;             /* the ledger says prepared, and its temporary file is still there */
     bool foreign, made;
     struct levee_token other;
     struct buf bytes;
@@ -41,16 +43,32 @@ struct files {
 
 /* ---- the ledger ---- */
 
+static void name_of(const struct files *f, const struct levee_token *t, char out[NAME_MAX_])
+{
+    if (t->batch == 0) {
+        out[0] = 0; /* no file, only the mark */
+    } else if (f->by_time) {
+        (void)snprintf(out, NAME_MAX_, "%s-%" PRId64 "%s", f->prefix, t->time_ms, f->suffix);
+    } else {
+        (void)snprintf(out, NAME_MAX_, "%s-%016" PRIu64 "%s", f->prefix, t->batch, f->suffix);
+    }
+}
+
+/* Version 2 names the file as well: who looks for it later may have another prefix. */
 static void ledger_encode(const struct files *f, const struct levee_token *t, struct buf *b)
 {
+    char name[NAME_MAX_];
+
+    name_of(f, t, name);
     buf_put(b, FILES_MAGIC, 8);
-    buf_u32(b, 1);
+    buf_u32(b, 2);
     buf_slice(b, slice_str(f->identity.context));
     buf_slice(b, slice_str(f->identity.uid));
     buf_u64(b, t->epoch);
     buf_u64(b, t->batch);
     buf_u64(b, (uint64_t)t->time_ms);
     buf_u64(b, t->digest);
+    buf_slice(b, slice_str(name));
     buf_u64(b, hash64(b->data, b->len, 0));
 }
 
@@ -68,7 +86,7 @@ static bool text(struct cursor *c, char *out, size_t size)
 }
 
 static int ledger_decode(const struct files *f, struct levee_slice bytes, struct levee_token *ret,
-                         struct levee_error *err)
+                         char ret_name[NAME_MAX_], struct levee_error *err)
 {
     struct cursor c = cursor_of(bytes);
     struct levee_slice magic = cur_bytes(&c, 8);
@@ -76,7 +94,8 @@ static int ledger_decode(const struct files *f, struct levee_slice bytes, struct
     bool ok = !c.bad && memcmp(magic.data, FILES_MAGIC, 8) == 0 && bytes.len > 8 &&
               get_le64(bytes.data + bytes.len - 8) == hash64(bytes.data, bytes.len - 8, 0);
 
-    if (ok && version == 1) {
+    bool known = version == 1 || version == 2;
+    if (ok && known) {
         *ret = (struct levee_token){0};
         (void)text(&c, ret->context, sizeof ret->context);
         (void)text(&c, ret->uid, sizeof ret->uid);
@@ -84,8 +103,12 @@ static int ledger_decode(const struct files *f, struct levee_slice bytes, struct
         ret->batch = cur_u64(&c);
         ret->time_ms = (int64_t)cur_u64(&c);
         ret->digest = cur_u64(&c);
+        name_of(f, ret, ret_name);
+        if (version == 2) {
+            (void)text(&c, ret_name, NAME_MAX_);
+        }
     }
-    if (!ok || version != 1 || c.bad) {
+    if (!ok || !known || c.bad) {
         err_set(err, LEVEE_ESINK_FOREIGN, "the ledger of the output directory is damaged or newer");
         err_where(err, "%s/" LEDGER, f->path);
         return LEVEE_ESINK_FOREIGN;
@@ -93,14 +116,13 @@ static int ledger_decode(const struct files *f, struct levee_slice bytes, struct
     return LEVEE_OK;
 }
 
-static int file_name(const struct files *f, uint64_t batch, bool temp, char out[IO_PATH_MAX],
+static int file_path(const struct files *f, const char *name, bool temp, char out[IO_PATH_MAX],
                      struct levee_error *err)
 {
-    char name[160];
+    char full[NAME_MAX_ + 8];
 
-    (void)snprintf(name, sizeof name, "%s-%016" PRIu64 "%s%s", f->prefix, batch, f->suffix,
-                   temp ? IO_TEMP_SUFFIX : "");
-    return io_path(out, f->path, name, err);
+    (void)snprintf(full, sizeof full, "%s%s", name, temp ? IO_TEMP_SUFFIX : "");
+    return io_path(out, f->path, full, err);
 }
 
 static int exists(struct files *f, const char *path, bool *ret, struct levee_error *err)
@@ -135,7 +157,7 @@ static int read_ledger(struct files *f, struct levee_error *err)
     }
     code = io_read_file(f->io, path, LEDGER_MAX, &b, err);
     if (code == LEVEE_OK) {
-        code = ledger_decode(f, buf_view(&b), &f->last, err);
+        code = ledger_decode(f, buf_view(&b), &f->last, f->last_name, err);
     }
     buf_release(&b);
     if (code) {
@@ -151,7 +173,7 @@ static int read_ledger(struct files *f, struct levee_error *err)
     if (f->last.batch == 0) {
         return LEVEE_OK; /* marked, nothing published yet */
     }
-    code = file_name(f, f->last.batch, true, temp, err);
+    code = file_path(f, f->last_name, true, temp, err);
     if (code == LEVEE_OK) {
         code = exists(f, temp, &waiting, err);
     }
@@ -297,12 +319,12 @@ static int write_temp(struct files *f, const char *temp, struct levee_error *err
 static int files_commit(void *self, struct levee_error *err)
 {
     struct files *f = self;
-    char temp[IO_PATH_MAX], final[IO_PATH_MAX];
+    char temp[IO_PATH_MAX], final[IO_PATH_MAX], name[NAME_MAX_];
     int code;
 
-    if ((code = file_name(f, f->now.batch, true, temp, err)) ||
-        (code = file_name(f, f->now.batch, false, final, err)) ||
-        (code = write_temp(f, temp, err))) {
+    name_of(f, &f->now, name);
+    if ((code = file_path(f, name, true, temp, err)) ||
+        (code = file_path(f, name, false, final, err)) || (code = write_temp(f, temp, err))) {
         return code;
     }
     code = f->io->ops->sync_dir(
@@ -372,6 +394,7 @@ int levee_file_sink_at(levee_stream *s, const char *uid, const struct levee_file
     f->io = rt_context_io(rt_stream_context(s));
     f->value = o->value;
     f->adopt = o->adopt;
+    f->by_time = o->name_by_time;
     (void)snprintf(f->path, sizeof f->path, "%s", o->path);
     (void)snprintf(f->prefix, sizeof f->prefix, "%s", o->prefix ? o->prefix : "batch");
     (void)snprintf(f->suffix, sizeof f->suffix, "%s", o->suffix ? o->suffix : ".txt");

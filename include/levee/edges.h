@@ -79,6 +79,7 @@ struct levee_file_sink_options {
     const char *path;   /* directory of the output; created; belongs to one sink of one context */
     const char *prefix; /* NULL: "batch" → batch-<16 digits batch id>.txt */
     const char *suffix; /* NULL: ".txt" */
+    bool name_by_time;  /* prefix-<batch time in ms><suffix>, as saveAsTextFiles names them */
     enum levee_value_format value; /* how values are written */
     bool adopt;                    /* take over a location marked by another context */
 };
