@@ -226,7 +226,7 @@ demo-kafka: ## Kafka to Kafka on a real broker, everything killed (KILLS= BROKER
 	@scripts/deps build kafka
 	@$(PARALLEL) lib examples tests
 	@BUILD=$(B) KILLS='$(KILLS)' BROKER_KILLS='$(BROKER_KILLS)' SEED='$(SEED)' scripts/demo-kafka
-mutants: ## eleven seeded bugs, each of which must make the tests fail
+mutants: ## twelve seeded bugs, each of which must make the tests fail
 	@scripts/mutants
 torture: ## the tests under ASan+UBSan (gcc, clang), TSan and valgrind; takes long
 	@scripts/torture
