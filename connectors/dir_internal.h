@@ -112,9 +112,9 @@ int dir_scan_tell(struct dir_source *d, const char *path, struct levee_error *er
 uint64_t dir_scan_due(const struct dir_source *d);
 
 /* ---- dir_look.c ---- */
-/* Looks at a file: known, to be begun (into the group), to be waited for, or changed. st: as it is
- * now; NULL: ask. */
-int dir_look(struct dir_source *d, const char *path, const struct io_stat *st,
+/* Looks at a file: known, to be begun (into the group), to be waited for, or changed. known: as it
+ * is now; NULL: ask. */
+int dir_look(struct dir_source *d, const char *path, const struct io_stat *known,
              struct levee_error *err);
 /* Once the first records of a file are in the log the rest of it is needed, also after a power
  * loss: its bytes (synced when it is begun) and its name (synced here, before the ledger is) must

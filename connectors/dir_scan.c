@@ -212,7 +212,7 @@ static int watch(struct dir_source *d, const char *path, const char *full, struc
 
 static int hear(struct dir_source *d, const struct io_watch_event *e, struct levee_error *err)
 {
-    char path[IO_PATH_MAX];
+    char path[IO_PATH_MAX] = "";
     struct dir_watched *w = watched_of(d, e->dir);
 
     if (e->kind == IO_WATCH_LOST) {
@@ -260,7 +260,7 @@ static int hear_all(struct dir_source *d, struct levee_error *err)
 /* Is this directory one that it lies in (a symbolic link upwards)? */
 static bool is_loop(struct dir_source *d, const char *path, const struct io_stat *st)
 {
-    char above[IO_PATH_MAX], full[IO_PATH_MAX];
+    char above[IO_PATH_MAX] = "", full[IO_PATH_MAX] = "";
     struct io_stat up = {0};
     size_t n = strlen(path);
 
@@ -280,7 +280,7 @@ static bool is_loop(struct dir_source *d, const char *path, const struct io_stat
 
 static int look_at_name(struct dir_source *d, const char *name, struct levee_error *err)
 {
-    char path[IO_PATH_MAX], full[IO_PATH_MAX];
+    char path[IO_PATH_MAX] = "", full[IO_PATH_MAX] = "";
     struct io_stat st = {0};
     int code = join(d->list_path, name, path, err);
 
@@ -368,7 +368,7 @@ static int scan_slice(struct dir_source *d, bool *ret_more, struct levee_error *
 
 int dir_scan_step(struct dir_source *d, bool *ret_more, struct levee_error *err)
 {
-    char path[IO_PATH_MAX];
+    char path[IO_PATH_MAX] = "";
     uint64_t begin = d->io->ops->now_ns(d->io);
     int code = hear_all(d, err);
 
@@ -408,7 +408,7 @@ uint64_t dir_scan_due(const struct dir_source *d)
 static int find_below(struct dir_source *d, const char *folder, const struct dir_entry *e,
                       char out[IO_PATH_MAX], struct io_stat *st, struct levee_error *err)
 {
-    char path[IO_PATH_MAX], full[IO_PATH_MAX];
+    char path[IO_PATH_MAX] = "", full[IO_PATH_MAX] = "";
     struct io_list list = {0};
     int code = dir_full_path(d, folder, full, err);
     int found = LEVEE_ENOTFOUND;
