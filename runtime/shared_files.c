@@ -153,6 +153,31 @@ static bool read_name(const struct levee_shared *s, const char *name, struct rt_
     return strcmp(name, again) == 0;
 }
 
+/* Names that a process death has left may be in memory only, and are made durable before a batch
+ * can see what they name; a file that was being written is of no use to anybody. */
+int rt_shared_tidy(levee_context *ctx, struct levee_error *err)
+{
+    char folder[IO_PATH_MAX], path[IO_PATH_MAX];
+    struct io *io = ctx->io;
+    struct io_list names = {0};
+    struct io_stat st = {0};
+    int code = io_path(folder, ctx->dir.path, FOLDER, err);
+
+    if (code || (code = io->ops->stat(io, folder, &st, err)) || st.kind == IO_NONE ||
+        (code = io->ops->sync_dir(io, folder, err)) ||
+        (code = io->ops->list(io, folder, &names, err))) {
+        return code;
+    }
+    for (size_t i = 0; i < names.count && code == LEVEE_OK; i++) {
+        if (io_is_temp(names.items[i].name) &&
+            (code = io_path(path, folder, names.items[i].name, err)) == LEVEE_OK) {
+            code = io->ops->unlink(io, path, err);
+        }
+    }
+    io_list_free(&names);
+    return code;
+}
+
 int rt_shared_list(struct levee_shared *s, struct levee_error *err)
 {
     char folder[IO_PATH_MAX];

@@ -3,11 +3,11 @@
  *
  *   swap ──file durable──▶ in force ──BATCH_OPEN names it──▶ seen ──no replay can see it──▶ removed
  *
- * Invariants. V1  a version's file is durable before any batch can see it. V2  every batch pins the
- * versions it sees, and names them in its BATCH_OPEN; a replay pins those that were named. V3  the
- * newest version whose file there is is in force after a start: a swap that has returned is never
- * taken back. V4  a file is removed only when its successor was seen by a batch that every kept
- * checkpoint holds, so no replay from any of them asks for it.
+ * Invariants. V1  a version's file is durable before any batch can see it, also one that a start
+ * finds. V2  every batch pins the versions it sees, and names them in its BATCH_OPEN; a replay pins
+ * those that were named. V3  the newest version whose file there is is in force after a start: a
+ * swap that has returned is never taken back. V4  a file is removed only when its successor was
+ * seen by a batch that every kept checkpoint holds, so no replay from any of them asks for it.
  */
 #include "runtime/exec.h"
 
@@ -170,7 +170,7 @@ static int resolve(struct levee_shared *s, struct levee_error *err)
 
 int rt_shared_start(levee_context *ctx, struct levee_error *err)
 {
-    int code = LEVEE_OK;
+    int code = rt_shared_tidy(ctx, err);
 
     for (size_t i = 0; i < ctx->shared.count && code == LEVEE_OK; i++) {
         code = resolve(ctx->shared.items[i], err);

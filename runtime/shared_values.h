@@ -52,6 +52,8 @@ struct rt_shared {
 const struct rt_version *rt_shared_seen(const levee_output *out, const struct levee_shared *s);
 
 /* ---- shared_files.c ---- */
+/* At a start, before anything of it is read. */
+int rt_shared_tidy(levee_context *ctx, struct levee_error *err);
 int rt_shared_folder(const struct levee_shared *s, char out[1024], bool make,
                      struct levee_error *err);
 /* Content into v->bytes, number and hash; then the file, durable. */

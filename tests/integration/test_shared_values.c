@@ -316,6 +316,39 @@ START_TEST(a_replay_sees_what_the_batch_saw_wherever_the_machine_ends)
 }
 END_TEST
 
+/* A process death leaves names that only the page cache has. What the next life finds there and
+ * lets a batch see must outlast the power loss that ends it. */
+START_TEST(a_version_found_after_a_process_death_outlasts_a_power_loss)
+{
+    bool crashed = true;
+    uint64_t step = 1;
+
+    for (; crashed; step++) {
+        struct job *j = job_new(step);
+        struct levee_error err = {0};
+        char line[1024];
+        int code = start(j, &err);
+        code = code ? code : push_round(j, 1, &err);
+        code = code ? code : swap_both(j, 2, &err);
+        crashed = levee_sim_crashed(j->sim);
+        levee_free(j->ctx);
+        levee_sim_kill(j->sim);
+        levee_sim_set(j->sim, &(struct levee_sim_options){.seed = step});
+        ck_assert_int_eq(start(j, &err), LEVEE_OK); /* and no swap of its own */
+        unsigned next = levee_queue_durable(j->source) ? 2 : 1;
+        ck_assert_int_eq(push_round(j, next, &err), LEVEE_OK);
+        levee_sim_run_ms(j->sim, 20);
+        levee_free(j->ctx);
+        levee_sim_power_loss(j->sim);
+        ck_assert_msg(start(j, &err) == LEVEE_OK && levee_drain(j->ctx, 0, &err) == LEVEE_OK &&
+                          levee_await(j->ctx, &err) == LEVEE_OK,
+                      "step %d: %s", (int)step, levee_error_format(&err, line, sizeof line));
+        end(j);
+    }
+    ck_assert_uint_gt(step, 40);
+}
+END_TEST
+
 /* After a restart the last swap is in force, whatever setup passes; also when no batch saw it. */
 START_TEST(a_swap_that_returned_is_in_force_after_a_restart)
 {
@@ -473,6 +506,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_batch_sees_what_is_in_force);
     tcase_add_test(t, a_replay_sees_what_the_batch_saw_wherever_the_machine_ends);
+    tcase_add_test(t, a_version_found_after_a_process_death_outlasts_a_power_loss);
     tcase_add_test(t, a_swap_that_returned_is_in_force_after_a_restart);
     tcase_add_loop_test(t, every_kind_of_join, 0, 4);
     tcase_add_test(t, old_versions_go);
