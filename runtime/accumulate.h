@@ -29,7 +29,6 @@ struct levee_accumulator {
     char name[65];
     struct levee_reducer reducer; /* version 0: stored, and not asked for in this life */
     size_t size;
-    uint32_t index;
     void *total;      /* after the last computed batch; NULL: nothing was added */
     struct buf shown; /* after the last that every sink has: what finish emits */
     bool has_shown;

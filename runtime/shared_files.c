@@ -14,16 +14,21 @@
 #define NAME     64
 #define NAME_LEN 42u
 
-int rt_shared_folder(const struct levee_shared *s, char out[IO_PATH_MAX], bool make,
-                     struct levee_error *err)
+static int folder_of(const levee_context *ctx, char out[IO_PATH_MAX], struct levee_error *err)
 {
-    struct io *io = s->ctx->io;
-    int code = io_path(out, s->ctx->dir.path, FOLDER, err);
+    return io_path(out, ctx->dir.path, FOLDER, err);
+}
 
-    if (code == LEVEE_OK && make && (code = io->ops->mkdir(io, out, err)) == LEVEE_OK) {
-        code = io->ops->sync_dir(io, s->ctx->dir.path, err);
+int rt_shared_make_folder(levee_context *ctx, struct levee_error *err)
+{
+    char folder[IO_PATH_MAX];
+    struct io *io = ctx->io;
+    int code = folder_of(ctx, folder, err);
+
+    if (code || (code = io->ops->mkdir(io, folder, err))) {
+        return code;
     }
-    return code;
+    return io->ops->sync_dir(io, ctx->dir.path, err);
 }
 
 static void name_of(const struct levee_shared *s, const struct rt_version *v, char out[NAME])
@@ -32,15 +37,25 @@ static void name_of(const struct levee_shared *s, const struct rt_version *v, ch
                    v->hash);
 }
 
+static int path_of(const struct levee_shared *s, const struct rt_version *v, char out[IO_PATH_MAX],
+                   struct levee_error *err)
+{
+    char folder[IO_PATH_MAX], name[NAME];
+    int code = folder_of(s->ctx, folder, err);
+
+    name_of(s, v, name);
+    return code ? code : io_path(out, folder, name, err);
+}
+
 static int bad(const struct levee_shared *s, const struct rt_version *v, const char *why,
                struct levee_error *err)
 {
-    char name[NAME];
+    char path[IO_PATH_MAX] = "";
 
-    name_of(s, v, name);
+    (void)path_of(s, v, path, NULL);
     err_set(err, LEVEE_ESHARED, "%s %s: version %" PRIu64 " %s",
             s->records ? "data set" : "broadcast", s->uid, v->number, why);
-    err_where(err, "%s/%s/%s", s->ctx->dir.path, FOLDER, name);
+    err_where(err, "%s", path);
     return LEVEE_ESHARED;
 }
 
@@ -60,7 +75,7 @@ int rt_shared_write(struct levee_shared *s, struct rt_version *v, struct levee_s
                     struct levee_error *err)
 {
     char folder[IO_PATH_MAX], name[NAME];
-    int code = rt_shared_folder(s, folder, true, err);
+    int code = folder_of(s->ctx, folder, err);
 
     if (code) {
         return code;
@@ -84,15 +99,13 @@ int rt_shared_write(struct levee_shared *s, struct rt_version *v, struct levee_s
 
 int rt_shared_load(const struct levee_shared *s, struct rt_version *v, struct levee_error *err)
 {
-    char folder[IO_PATH_MAX], name[NAME], path[IO_PATH_MAX];
+    char path[IO_PATH_MAX];
     int code;
 
     if (v->bytes.len) {
         return LEVEE_OK;
     }
-    name_of(s, v, name);
-    if ((code = rt_shared_folder(s, folder, false, err)) ||
-        (code = io_path(path, folder, name, err))) {
+    if ((code = path_of(s, v, path, err)) != LEVEE_OK) {
         return code;
     }
     code = io_read_file(s->ctx->io, path, RT_SHARED_MAX, &v->bytes, err);
@@ -116,7 +129,7 @@ void rt_shared_unload(struct rt_version *v)
 
     mem_free(i->records);
     mem_free(i->next);
-    mem_free(i->chain_end);
+    mem_free(i->first);
     mem_free(i->hashes);
     map_release(&i->map);
     *i = (struct rt_image){.count = 0};
@@ -128,15 +141,10 @@ void rt_shared_unload(struct rt_version *v)
 int rt_shared_remove(const struct levee_shared *s, const struct rt_version *v,
                      struct levee_error *err)
 {
-    char folder[IO_PATH_MAX], name[NAME], path[IO_PATH_MAX];
-    int code;
+    char path[IO_PATH_MAX];
+    int code = path_of(s, v, path, err);
 
-    name_of(s, v, name);
-    if ((code = rt_shared_folder(s, folder, false, err)) ||
-        (code = io_path(path, folder, name, err))) {
-        return code;
-    }
-    return s->ctx->io->ops->unlink(s->ctx->io, path, err);
+    return code ? code : s->ctx->io->ops->unlink(s->ctx->io, path, err);
 }
 
 /* A name of ours and of this object: what is read from it gives the same name again. */
@@ -161,7 +169,7 @@ int rt_shared_tidy(levee_context *ctx, struct levee_error *err)
     struct io *io = ctx->io;
     struct io_list names = {0};
     struct io_stat st = {0};
-    int code = io_path(folder, ctx->dir.path, FOLDER, err);
+    int code = folder_of(ctx, folder, err);
 
     if (code || (code = io->ops->stat(io, folder, &st, err)) || st.kind == IO_NONE ||
         (code = io->ops->sync_dir(io, folder, err)) ||
@@ -184,7 +192,7 @@ int rt_shared_list(struct levee_shared *s, struct levee_error *err)
     struct io_list names = {0};
     struct io *io = s->ctx->io;
     struct io_stat st = {0};
-    int code = rt_shared_folder(s, folder, false, err);
+    int code = folder_of(s->ctx, folder, err);
 
     if (code == LEVEE_OK) {
         code = io->ops->stat(io, folder, &st, err);
@@ -194,21 +202,18 @@ int rt_shared_list(struct levee_shared *s, struct levee_error *err)
     }
     code = io->ops->list(io, folder, &names, err);
     for (size_t i = 0; i < names.count && code == LEVEE_OK; i++) { /* sorted, so by number */
-        struct rt_version v = {0}, *copy;
-        void *all = s->versions;
+        struct rt_version v = {.table = s->table}, *copy;
         if (!read_name(s, names.items[i].name, &v)) {
             continue;
         }
-        copy = mem_zalloc(sizeof *copy);
-        if (!copy || !mem_grow(&all, &s->cap, s->count + 1, sizeof *s->versions)) {
+        copy = mem_alloc(sizeof *copy);
+        if (copy) {
+            *copy = v;
+        }
+        if (!copy || !rt_shared_add(s, copy)) {
             mem_free(copy);
             code = err_nomem(err, sizeof *copy);
-            break;
         }
-        *copy = v;
-        copy->table = s->table;
-        s->versions = all;
-        s->versions[s->count++] = copy;
     }
     io_list_free(&names);
     return code;
@@ -231,21 +236,22 @@ uint32_t rt_image_find(const struct rt_image *i, struct levee_slice key, uint64_
     return UINT32_MAX;
 }
 
-static bool add_record(struct rt_image *i, uint32_t at)
+/* last: of the chains that begin with these records, so far. */
+static bool add_record(struct rt_image *i, uint32_t at, uint32_t *last)
 {
     const struct levee_record *r = &i->records[at];
     uint64_t hash = hash_key(r->key.data, r->key.len);
     uint32_t first = rt_image_find(i, r->key, hash);
+    bool known = first != UINT32_MAX;
 
     i->hashes[at] = hash;
     i->next[at] = UINT32_MAX;
-    i->chain_end[at] = at;
-    if (first == UINT32_MAX) {
-        return map_insert(&i->map, hash, at);
+    i->first[at] = known ? first : at;
+    if (known) {
+        i->next[last[first]] = at;
     }
-    i->next[i->chain_end[first]] = at;
-    i->chain_end[first] = at;
-    return true;
+    last[i->first[at]] = at;
+    return known || map_insert(&i->map, hash, at);
 }
 
 bool rt_image_make(struct rt_image *ret, struct levee_slice content)
@@ -259,16 +265,18 @@ bool rt_image_make(struct rt_image *ret, struct levee_slice content)
     }
     i.records = mem_alloc((n + 1) * sizeof *i.records);
     i.next = mem_alloc((n + 1) * sizeof *i.next);
-    i.chain_end = mem_alloc((n + 1) * sizeof *i.chain_end);
+    i.first = mem_alloc((n + 1) * sizeof *i.first);
     i.hashes = mem_alloc((n + 1) * sizeof *i.hashes);
+    uint32_t *last = mem_alloc((n + 1) * sizeof *last);
     bool ok =
-        i.records && i.next && i.chain_end && i.hashes && map_reserve(&i.map, (uint32_t)n + 1);
+        i.records && i.next && i.first && i.hashes && last && map_reserve(&i.map, (uint32_t)n + 1);
     for (size_t at = 0; at < n && ok; at++) {
         i.records[at].key = cur_slice(&c);
         i.records[at].value = cur_slice(&c);
         i.records[at].time_ms = (int64_t)cur_u64(&c);
-        ok = !c.bad && add_record(&i, (uint32_t)at);
+        ok = !c.bad && add_record(&i, (uint32_t)at, last);
     }
+    mem_free(last);
     *ret = i; /* what was made is released with the version */
     return ok;
 }

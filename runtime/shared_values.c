@@ -81,8 +81,7 @@ static struct rt_version *in_force(const struct levee_shared *s)
     return s->count ? s->versions[s->count - 1] : NULL;
 }
 
-/* Mutex held. */
-static bool add_version(struct levee_shared *s, struct rt_version *v)
+bool rt_shared_add(struct levee_shared *s, struct rt_version *v)
 {
     void *all = s->versions;
 
@@ -117,7 +116,7 @@ static int swap(struct levee_shared *s, struct levee_slice content, struct levee
     int code = rt_shared_write(s, v, content, err);
     if (code == LEVEE_OK) {
         pthread_mutex_lock(s->mutex);
-        code = add_version(s, v) ? LEVEE_OK : err_nomem(err, sizeof *v);
+        code = rt_shared_add(s, v) ? LEVEE_OK : err_nomem(err, sizeof *v);
         forget_bytes(s);
         pthread_mutex_unlock(s->mutex);
     }
@@ -161,7 +160,7 @@ static int resolve(struct levee_shared *s, struct levee_error *err)
         code = rt_shared_load(s, in_force(s), err);
     }
     pthread_mutex_unlock(s->mutex);
-    if (code == LEVEE_OK && !any) {
+    if (code == LEVEE_OK && !any && (code = rt_shared_make_folder(s->ctx, err)) == LEVEE_OK) {
         code = swap(s, buf_view(&s->initial), err);
     }
     s->resolved = code == LEVEE_OK;

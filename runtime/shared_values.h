@@ -15,7 +15,7 @@
 /* A data set's records, found by key. Those of a key hang in their order from `first` by next[]. */
 struct rt_image {
     struct levee_record *records; /* views into the version's bytes */
-    uint32_t *next, *chain_end;   /* UINT32_MAX: last. chain_end: of first records */
+    uint32_t *next, *first;       /* UINT32_MAX: last. first: of all under the record's key */
     uint64_t *hashes;
     size_t count;
     struct map map; /* hash of the key → its first record */
@@ -51,11 +51,14 @@ struct rt_shared {
 /* What the batch behind `out` sees of it; NULL: there was none yet. (shared_values.c) */
 const struct rt_version *rt_shared_seen(const levee_output *out, const struct levee_shared *s);
 
+/* Behind the others; mutex held. false: no memory. (shared_values.c) */
+bool rt_shared_add(struct levee_shared *s, struct rt_version *v);
+
 /* ---- shared_files.c ---- */
 /* At a start, before anything of it is read. */
 int rt_shared_tidy(levee_context *ctx, struct levee_error *err);
-int rt_shared_folder(const struct levee_shared *s, char out[1024], bool make,
-                     struct levee_error *err);
+/* The first version ever is about to be written. */
+int rt_shared_make_folder(levee_context *ctx, struct levee_error *err);
 /* Content into v->bytes, number and hash; then the file, durable. */
 int rt_shared_write(struct levee_shared *s, struct rt_version *v, struct levee_slice content,
                     struct levee_error *err);

@@ -257,7 +257,7 @@ levee_text(const char *s) /* a view of a C string; s must outlive its use */
 #endif
 
 #include "levee/edges.h"   /* sources and sinks */
-#include "levee/shared.h"  /* accumulators */
+#include "levee/shared.h"  /* accumulators, broadcasts, data sets */
 #include "levee/streams.h" /* operators, state, windows, whole batches */
 
 #endif

@@ -93,7 +93,7 @@ static int whole(struct rt_call *c, const struct levee_record *in, size_t n)
     for (size_t i = 0; i < image->count && code == LEVEE_OK; i++) {
         const struct levee_record *r = &image->records[i];
         if (partition_of(image->hashes[i], c->node->partitions) == c->partition &&
-            !met[rt_image_find(image, r->key, image->hashes[i])]) {
+            !met[image->first[i]]) {
             code = emit_pair(c, r->key, slice_of(NULL, 0), r->value);
         }
     }
