@@ -315,6 +315,20 @@ int rt_call_emitted(struct rt_call *c)
     return full && !c->apart ? rt_flush(c->worker, c->step) : LEVEE_OK;
 }
 
+int rt_call_emit_sides(struct rt_call *c, struct levee_slice key, struct levee_slice left,
+                       struct levee_slice right)
+{
+    size_t size = rt_sequence_size(left) + rt_sequence_size(right);
+    uint8_t *bytes = rt_output_alloc(c->out, size);
+
+    if (!bytes) {
+        return rt_call_nomem(c);
+    }
+    (void)rt_sequence_put(rt_sequence_put(bytes, left), right);
+    (void)rt_output_add(c->out, key, slice_of(bytes, size)); /* remembers a failure */
+    return c->out->failed ? rt_call_nomem(c) : LEVEE_OK;
+}
+
 int rt_call_values(struct rt_call *c, size_t n, struct levee_slice **ret)
 {
     struct rt_worker *w = c->worker;

@@ -349,4 +349,8 @@ static inline uint8_t *rt_sequence_put(uint8_t *to, struct levee_slice one)
     return to + one.len;
 }
 
+/* A value of two sides, as levee_sides takes it apart: what joins give. Errors: NOMEM. */
+int rt_call_emit_sides(struct rt_call *c, struct levee_slice key, struct levee_slice left,
+                       struct levee_slice right);
+
 #endif

@@ -13,15 +13,9 @@ struct join_data {
 static int emit_pair(struct rt_call *c, struct levee_slice key, struct levee_slice left,
                      struct levee_slice right)
 {
-    size_t size = rt_sequence_size(left) + rt_sequence_size(right);
-    uint8_t *bytes = rt_output_alloc(c->out, size);
+    int code = rt_call_emit_sides(c, key, left, right);
 
-    if (!bytes) {
-        return rt_call_nomem(c);
-    }
-    (void)rt_sequence_put(rt_sequence_put(bytes, left), right);
-    (void)rt_output_add(c->out, key, slice_of(bytes, size)); /* remembers a failure */
-    return rt_call_emitted(c);
+    return code ? code : rt_call_emitted(c);
 }
 
 static int fold_key(struct rt_call *c, const struct rt_groups *g, const struct rt_key *k)

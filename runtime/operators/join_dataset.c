@@ -13,20 +13,6 @@ struct join_data {
     enum levee_join kind;
 };
 
-static int emit_pair(struct rt_call *c, struct levee_slice key, struct levee_slice left,
-                     struct levee_slice right)
-{
-    size_t size = rt_sequence_size(left) + rt_sequence_size(right);
-    uint8_t *bytes = rt_output_alloc(c->out, size);
-
-    if (!bytes) {
-        return rt_call_nomem(c);
-    }
-    (void)rt_sequence_put(rt_sequence_put(bytes, left), right);
-    (void)rt_output_add(c->out, key, slice_of(bytes, size)); /* remembers a failure */
-    return c->out->failed ? rt_call_nomem(c) : LEVEE_OK;
-}
-
 /* *ret_first: the first record of the data set under its key; UINT32_MAX: none. */
 static int join_one(struct rt_call *c, const struct rt_image *image, const struct levee_record *in,
                     uint32_t *ret_first)
@@ -39,10 +25,10 @@ static int join_one(struct rt_call *c, const struct rt_image *image, const struc
     *ret_first = first;
     c->out->time_ms = in->time_ms;
     if (first == UINT32_MAX && keep) {
-        return emit_pair(c, in->key, in->value, slice_of(NULL, 0));
+        return rt_call_emit_sides(c, in->key, in->value, slice_of(NULL, 0));
     }
     for (uint32_t at = first; at != UINT32_MAX && code == LEVEE_OK; at = image->next[at]) {
-        code = emit_pair(c, in->key, in->value, image->records[at].value);
+        code = rt_call_emit_sides(c, in->key, in->value, image->records[at].value);
     }
     return code;
 }
@@ -94,7 +80,7 @@ static int whole(struct rt_call *c, const struct levee_record *in, size_t n)
         const struct levee_record *r = &image->records[i];
         if (partition_of(image->hashes[i], c->node->partitions) == c->partition &&
             !met[image->first[i]]) {
-            code = emit_pair(c, r->key, slice_of(NULL, 0), r->value);
+            code = rt_call_emit_sides(c, r->key, slice_of(NULL, 0), r->value);
         }
     }
     return code;
