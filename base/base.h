@@ -189,6 +189,10 @@ static inline uint64_t get_le64(const uint8_t *p)
 {
     return (uint64_t)get_le32(p) | (uint64_t)get_le32(p + 4) << 32;
 }
+static inline uint32_t get_be32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
+}
 static inline void put_be64(uint8_t *p, uint64_t v) /* for keys that sort */
 {
     for (int i = 0; i < 8; i++) {

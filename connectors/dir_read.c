@@ -199,7 +199,7 @@ static int find_sized(const struct dir_reader *r, struct levee_slice *ret, size_
         return LEVEE_OK;
     }
     if (head && have >= head) {
-        len = (uint64_t)from[0] << 24 | (uint64_t)from[1] << 16 | (uint64_t)from[2] << 8 | from[3];
+        len = get_be32(from);
         if (len > r->format->record_max) {
             return too_long(r, len, err);
         }

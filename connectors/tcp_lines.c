@@ -47,7 +47,7 @@ static bool next_framed(const struct tcp *t, const struct tcp_connection *c, siz
     if (have < 4) {
         return false;
     }
-    uint32_t n = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    uint32_t n = get_be32(p);
     *ret_wrong = n > t->line_max;
     if (*ret_wrong || have - 4 < n) {
         return false;

@@ -437,8 +437,9 @@ int rt_letters_decode(struct rt_letters *l, struct levee_slice bytes, struct lev
 
 /* ---- letter_origin.c ---- */
 void rt_origin_of(const struct rt_batch *b, const struct rt_decision *d, struct rt_origin *ret);
-void rt_origin_of_gap(const struct rt_batch *b, const struct rt_block *block,
-                      struct rt_decision *ret_decision, struct rt_origin *ret);
+/* The next of the batch's gaps, from block *at_io on, as a letter; false: there is none. */
+bool rt_next_gap(const struct rt_batch *b, size_t *at_io, struct rt_decision *ret_decision,
+                 struct rt_origin *ret);
 void rt_origin_encode(const struct rt_origin *o, struct buf *ret);
 bool rt_origin_decode(struct cursor *c, struct rt_origin *ret);
 

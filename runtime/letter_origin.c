@@ -56,14 +56,25 @@ void rt_origin_of(const struct rt_batch *b, const struct rt_decision *d, struct 
     }
 }
 
-void rt_origin_of_gap(const struct rt_batch *b, const struct rt_block *block,
-                      struct rt_decision *ret_decision, struct rt_origin *ret)
+bool rt_next_gap(const struct rt_batch *b, size_t *at_io, struct rt_decision *ret_decision,
+                 struct rt_origin *ret)
 {
+    size_t i = *at_io;
+
+    while (i < b->block_count && !(b->blocks[i]->flags & RT_BLOCK_GAP)) {
+        i++;
+    }
+    *at_io = i + 1;
+    if (i >= b->block_count) {
+        return false;
+    }
+    const struct rt_block *block = b->blocks[i];
     *ret = (struct rt_origin){.first = block->first_seq, .last = block->last_seq};
     name_source(b, block, ret);
     *ret_decision =
         (struct rt_decision){.partition = block->partition, .code = LEVEE_EOFFSET_RANGE};
     rt_decision_name(ret_decision, b->ctx->graph->sources[block->source], 0);
+    return true;
 }
 
 void rt_origin_encode(const struct rt_origin *o, struct buf *ret)

@@ -144,15 +144,12 @@ static bool add_decided(struct rt_batch *b, const struct rt_decision *d, struct 
 
 static bool add_gaps(struct rt_batch *b, struct rt_records *ret)
 {
+    struct rt_decision d;
+    struct rt_origin o;
     bool ok = true;
 
-    for (size_t i = 0; i < b->block_count && ok; i++) {
-        if (b->blocks[i]->flags & RT_BLOCK_GAP) {
-            struct rt_decision d;
-            struct rt_origin o;
-            rt_origin_of_gap(b, b->blocks[i], &d, &o);
-            ok = add_letter(b, &d, &o, ret);
-        }
+    for (size_t at = 0; ok && rt_next_gap(b, &at, &d, &o);) {
+        ok = add_letter(b, &d, &o, ret);
     }
     return ok;
 }
@@ -229,15 +226,12 @@ static int keep_decided(struct rt_batch *b, const struct rt_decision *d, struct 
 
 static int keep_gaps(struct rt_batch *b, struct levee_error *err)
 {
+    struct rt_decision d;
+    struct rt_origin o;
     int code = LEVEE_OK;
 
-    for (size_t i = 0; i < b->block_count && code == LEVEE_OK; i++) {
-        if (b->blocks[i]->flags & RT_BLOCK_GAP) {
-            struct rt_decision d;
-            struct rt_origin o;
-            rt_origin_of_gap(b, b->blocks[i], &d, &o);
-            code = keep(b, &d, &o, err);
-        }
+    for (size_t at = 0; code == LEVEE_OK && rt_next_gap(b, &at, &d, &o);) {
+        code = keep(b, &d, &o, err);
     }
     return code;
 }

@@ -12,11 +12,11 @@
  */
 #include "runtime/context.h"
 
-#define COMMITTING_MAX                                                                             \
-    2u /* batches that the sinks at work lack: commit n overlaps work on n + 1                     \
-        */
-#define AHEAD_MAX     1024u      /* … and that those lack which wait for what is down */
-#define HINT_DELAY_NS 200000000u /* an idle context writes its last hints down after this */
+/* Batches that sinks at work lack: commit n overlaps work on n + 1. And those, all in all, that are
+ * kept for a sink which waits for what is down. */
+#define COMMITTING_MAX 2u
+#define AHEAD_MAX      1024u
+#define HINT_DELAY_NS  200000000u /* an idle context writes its last hints down after this */
 
 const char *rt_life_name(enum rt_life life)
 {
@@ -192,8 +192,8 @@ static void start_next_batch(levee_context *ctx)
     struct levee_error err = {0};
     int code = LEVEE_OK;
 
-    if (ctx->computing || rt_sinks_lack(ctx) >= COMMITTING_MAX ||
-        ctx->committing.count >= AHEAD_MAX ||
+    if (ctx->computing || ctx->committing.count >= AHEAD_MAX ||
+        (ctx->committing.count >= COMMITTING_MAX && rt_sinks_lack(ctx) >= COMMITTING_MAX) ||
         (ctx->committing.count && ctx->committing_bytes > ctx->opt.output_bytes)) {
         return;
     }
