@@ -377,9 +377,13 @@ uint64_t rt_source_first_waiting(struct rt_source *s); /* its LSN; UINT64_MAX: n
 /* Blocks of a batch are done: memory goes back, somebody may be ready again. */
 void rt_blocks_release(levee_context *ctx, struct rt_block **blocks, size_t n);
 void rt_inlet_gather(void *arg); /* wal's gather hook: seals what is open */
-struct rt_producer *rt_producer_find(struct levee_inlet *in,
-                                     struct levee_slice id); /* mutex held */
+
+/* ---- producers.c: mutex held ---- */
+struct rt_producer *rt_producer_find(struct levee_inlet *in, struct levee_slice id);
 struct rt_producer *rt_producer_add(struct levee_inlet *in, struct levee_slice id);
+/* The one that is present, or a new one. Errors: STOPPED, INVALID, PRODUCER_LIMIT, NOMEM. */
+int rt_producer_get(struct levee_inlet *in, struct levee_slice id, struct rt_producer **ret,
+                    struct levee_error *err);
 
 /* ---- source_store.c ---- */
 /* Recovery: a block or fact read back from the log or a checkpoint. Takes the block. */
