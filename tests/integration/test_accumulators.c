@@ -8,6 +8,7 @@
 #include "base/base.h"
 #include "levee/connect.h"
 #include "levee/testing.h"
+#include "tests/integration/place.h"
 #include "tests/support/suite.h"
 
 #define RECORDS 120
@@ -19,14 +20,12 @@ struct job {
     levee_stream *source;
     levee_accumulator *sum, *largest, *words, *mean, *late;
     uint32_t workers;
-    bool down;          /* the sink is */
     int fails_on;       /* the function adds, then fails twice; -1: never */
     int fails_for_good; /* … or always */
     bool lazy;          /* `late` is opened by a function that runs, and not before */
     unsigned tries;
-    struct levee_token token;
+    struct place place;
     levee_context *seen;
-    uint64_t in_sink;
 };
 
 /* ---- the graph ---- */
@@ -56,52 +55,6 @@ static int count_words(levee_output *out, levee_state *state, struct levee_slice
     (void)levee_accumulate_i64(out, j->words, 1);
     return levee_state_set_i64(state, n) || levee_emit_i64(out, key, n);
 }
-
-static int place_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                       struct levee_error *err)
-{
-    const struct job *j = self;
-
-    (void)err;
-    *ret_state = j->token.batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = j->token;
-    return LEVEE_OK;
-}
-
-static int place_begin(void *self, const struct levee_token *token, struct levee_error *err)
-{
-    struct job *j = self;
-
-    if (j->down) {
-        return err_set(err, LEVEE_ECONNECTION, "away");
-    }
-    j->token = *token;
-    return LEVEE_OK;
-}
-
-static int place_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                       struct levee_error *err)
-{
-    (void)partition;
-    (void)records;
-    (void)err;
-    ((struct job *)self)->in_sink += n;
-    return LEVEE_OK;
-}
-
-static int place_commit(void *self, struct levee_error *err)
-{
-    (void)self;
-    (void)err;
-    return LEVEE_OK;
-}
-
-static const struct levee_sink_ops place_ops = {.version = 1,
-                                                .kind = LEVEE_SINK_TRANSACTIONAL,
-                                                .last_token = place_token,
-                                                .begin = place_begin,
-                                                .write = place_write,
-                                                .commit = place_commit};
 
 static int each_batch(levee_batch *batch, const struct levee_token *token, void *arg,
                       struct levee_error *err)
@@ -137,7 +90,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     j->source = levee_queue_source(ctx, "in", 4);
     levee_stream *s = levee_map(levee_map(j->source, count, j), add_late, j);
     (void)levee_sink(levee_map_with_state(s, "state", NULL, count_words, j), "place", &place_ops,
-                     j);
+                     &j->place);
     (void)levee_foreach_batch(s, "each", each_batch, j);
     return levee_context_status(ctx, err);
 }
@@ -199,6 +152,7 @@ static bool live(struct job *j)
 static void end(struct job *j)
 {
     levee_free(j->ctx);
+    place_release(&j->place);
     levee_sim_free(j->sim);
 }
 
@@ -261,14 +215,14 @@ START_TEST(nothing_is_shown_before_every_sink_has_it)
     struct levee_record r = {.value = {le, 8}};
 
     ck_assert_int_eq(start(&j, &err), LEVEE_OK);
-    j.down = true;
+    j.place.down = true;
     ck_assert_int_eq(levee_queue_push(j.source, &r, 1, 1, &err), LEVEE_OK);
     levee_sim_run_ms(j.sim, 500);
     uint8_t value[8];
     size_t len = sizeof value;
     ck_assert(!levee_accumulator_value(j.sum, value, &len));
     ck_assert_uint_eq(len, 0);
-    j.down = false;
+    j.place.down = false;
     levee_sim_run_ms(j.sim, 6000);
     ck_assert_int_eq(levee_accumulator_i64(j.sum), 5);
     len = 3;

@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "levee/connect.h"
 #include "levee/testing.h"
+#include "tests/integration/place.h"
 #include "tests/support/suite.h"
 
 #define LAST 40u
@@ -25,8 +26,8 @@ struct job {
     levee_inlet *inlet;
     bool positions, to_sink;
     uint64_t refuse; /* the function fails on this number */
-    struct levee_token token, now;
-    unsigned seen[LAST + 1], staged[LAST + 1];
+    struct place place;
+    unsigned seen[LAST + 1];
     struct levee_dead_letter letters[16];
     char producers[16][16];
     size_t letter_count;
@@ -103,60 +104,13 @@ static int receiver_read(void *self, levee_inlet *in, const struct levee_range *
 static const struct levee_receiver_ops receiver_ops = {
     .version = 1, .start = receiver_start, .stop = receiver_stop, .read = receiver_read};
 
-/* ---- the sink ---- */
-
-static int place_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                       struct levee_error *err)
+static void take(void *arg, const struct levee_token *token, const struct levee_record *r)
 {
-    const struct job *j = self;
+    struct job *j = arg;
 
-    (void)err;
-    *ret_state = j->token.batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = j->token;
-    return LEVEE_OK;
+    (void)token;
+    j->seen[levee_i64(r->value)]++;
 }
-
-static int place_begin(void *self, const struct levee_token *token, struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)err;
-    j->now = *token;
-    memset(j->staged, 0, sizeof j->staged);
-    return LEVEE_OK;
-}
-
-static int place_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                       struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)partition;
-    (void)err;
-    for (size_t i = 0; i < n; i++) {
-        j->staged[levee_i64(records[i].value)]++;
-    }
-    return LEVEE_OK;
-}
-
-static int place_commit(void *self, struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)err;
-    j->token = j->now;
-    for (size_t i = 0; i <= LAST; i++) {
-        j->seen[i] += j->staged[i];
-    }
-    return LEVEE_OK;
-}
-
-static const struct levee_sink_ops place_ops = {.version = 1,
-                                                .kind = LEVEE_SINK_TRANSACTIONAL,
-                                                .last_token = place_token,
-                                                .begin = place_begin,
-                                                .write = place_write,
-                                                .commit = place_commit};
 
 /* ---- the graph ---- */
 
@@ -205,6 +159,8 @@ static bool copies; /* the function that fails sees a copy of the record */
 static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     struct job *j = arg;
+    j->place.take = take;
+    j->place.arg = j;
     levee_stream *s =
         levee_receiver_source(ctx, "in",
                               &(struct levee_receiver_options){.partitions = 2,
@@ -216,7 +172,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
                               &receiver_ops, j);
 
     s = copies ? levee_map(s, copy, NULL) : s;
-    (void)levee_sink(levee_map(s, pass, j), "place", &place_ops, j);
+    (void)levee_sink(levee_map(s, pass, j), "place", &place_ops, &j->place);
     if (j->to_sink) {
         (void)levee_foreach_batch(levee_dead_letters(ctx), "letters", see_letters, j);
     }
@@ -244,6 +200,13 @@ static bool live(struct job *j)
     ck_assert_msg(code == LEVEE_OK || levee_sim_crashed(j->sim), "%s",
                   levee_error_format(&err, line, sizeof line));
     return code == LEVEE_OK;
+}
+
+static void end(struct job *j)
+{
+    levee_free(j->ctx);
+    place_release(&j->place);
+    levee_sim_free(j->sim);
 }
 
 static void must_be_whole(const struct job *j, const char *when)
@@ -289,8 +252,7 @@ START_TEST(a_gap_is_one_letter_whenever_the_machine_ends)
         }
         ck_assert_int_eq(levee_dead_letters_each(j.ctx, keep_letter, &j, NULL), 0);
         must_be_whole(&j, when);
-        levee_free(j.ctx);
-        levee_sim_free(j.sim);
+        end(&j);
     }
     ck_assert_uint_gt(step, 40);
 }
@@ -303,8 +265,7 @@ START_TEST(a_sink_of_letters_is_told_of_gaps)
     ck_assert_int_eq(levee_sim_new(&j.sim, &(struct levee_sim_options){.seed = 1}, NULL), LEVEE_OK);
     ck_assert(live(&j));
     must_be_whole(&j, "at once");
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
@@ -328,8 +289,7 @@ START_TEST(a_letter_says_where_its_record_came_from)
                 ck_assert_uint_eq(d->last, d->first);
             }
         }
-        levee_free(j.ctx);
-        levee_sim_free(j.sim);
+        end(&j);
     }
     copies = false;
 }
@@ -354,8 +314,7 @@ START_TEST(what_is_no_gap_is_refused)
     ck_assert_int_eq(levee_inlet_gap(j.inlet, p, 1, 60, 59, &ticket, &err), LEVEE_EINVALID);
     ck_assert_int_eq(levee_inlet_gap(j.inlet, p, 2, 60, 61, &ticket, &err), LEVEE_EINVALID);
     ck_assert_uint_eq(levee_inlet_position(j.inlet, p), LAST);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 

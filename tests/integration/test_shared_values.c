@@ -11,6 +11,7 @@
 #include "levee/connect.h"
 #include "levee/testing.h"
 #include "runtime/context.h"
+#include "tests/integration/place.h"
 #include "tests/support/suite.h"
 
 #define ROUNDS 12
@@ -29,71 +30,25 @@ struct job {
     levee_dataset *names;
     enum levee_join kind;
     uint32_t workers;
-    struct levee_token token, now;
+    struct place place;
     struct seen seen[PLACES];
-    size_t count, staged;
+    size_t count;
 };
 
-/* ---- the sink ---- */
-
-static int place_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                       struct levee_error *err)
+static void take(void *arg, const struct levee_token *token, const struct levee_record *r)
 {
-    const struct job *j = self;
+    struct job *j = arg;
+    struct levee_slice left, right;
 
-    (void)err;
-    *ret_state = j->token.batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = j->token;
-    return LEVEE_OK;
+    ck_assert_uint_lt(j->count, PLACES);
+    struct seen *s = &j->seen[j->count++];
+    ck_assert(levee_sides(r->value, &left, &right));
+    (void)snprintf(s->text, sizeof s->text, "%.*s:%.*s:%.*s", (int)r->key.len,
+                   (const char *)r->key.data, (int)left.len,
+                   left.data ? (const char *)left.data : "", (int)right.len,
+                   right.data ? (const char *)right.data : "");
+    s->batch = token->batch;
 }
-
-static int place_begin(void *self, const struct levee_token *token, struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)err;
-    j->now = *token;
-    j->staged = 0;
-    return LEVEE_OK;
-}
-
-static int place_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                       struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)partition;
-    (void)err;
-    for (size_t i = 0; i < n; i++, j->staged++) {
-        struct levee_slice left, right;
-        ck_assert_uint_lt(j->count + j->staged, PLACES);
-        struct seen *s = &j->seen[j->count + j->staged];
-        ck_assert(levee_sides(records[i].value, &left, &right));
-        (void)snprintf(s->text, sizeof s->text, "%.*s:%.*s:%.*s", (int)records[i].key.len,
-                       (const char *)records[i].key.data, (int)left.len,
-                       left.data ? (const char *)left.data : "", (int)right.len,
-                       right.data ? (const char *)right.data : "");
-        s->batch = j->now.batch;
-    }
-    return LEVEE_OK;
-}
-
-static int place_commit(void *self, struct levee_error *err)
-{
-    struct job *j = self;
-
-    (void)err;
-    j->token = j->now;
-    j->count += j->staged;
-    return LEVEE_OK;
-}
-
-static const struct levee_sink_ops place_ops = {.version = 1,
-                                                .kind = LEVEE_SINK_TRANSACTIONAL,
-                                                .last_token = place_token,
-                                                .begin = place_begin,
-                                                .write = place_write,
-                                                .commit = place_commit};
 
 /* ---- the graph: (key, number) with the rate of the batch, joined with names ---- */
 
@@ -121,7 +76,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     }
     j->source = levee_queue_source(ctx, "in", 3);
     levee_stream *s = levee_map(j->source, with_rate, j);
-    (void)levee_sink(levee_join_dataset(s, j->names, j->kind), "place", &place_ops, j);
+    (void)levee_sink(levee_join_dataset(s, j->names, j->kind), "place", &place_ops, &j->place);
     return levee_context_status(ctx, err);
 }
 
@@ -130,6 +85,8 @@ static struct job *job_new(uint64_t crash_at)
     struct job *j = calloc(1, sizeof *j);
 
     ck_assert_ptr_nonnull(j);
+    j->place.take = take;
+    j->place.arg = j;
     j->workers = 2;
     j->kind = LEVEE_LEFT_OUTER;
     ck_assert_int_eq(
@@ -158,6 +115,7 @@ static int start(struct job *j, struct levee_error *err)
 static void end(struct job *j)
 {
     levee_free(j->ctx);
+    place_release(&j->place);
     levee_sim_free(j->sim);
     free(j);
 }

@@ -10,81 +10,32 @@
 #include "base/base.h"
 #include "levee/connect.h"
 #include "levee/testing.h"
+#include "tests/integration/place.h"
 #include "tests/support/suite.h"
 
 #define BATCHES 200
 
-/* A transactional sink in memory that outlives its context; `down`: every begin fails for a while.
- */
-struct place {
-    bool down;
-    struct levee_token token, now;
-    bool has_token;
-    uint64_t records, staged, commits, tries;
+/* What a sink has: values in their order, one batch behind the other. */
+struct end {
+    struct place place;
+    uint64_t records, batch;
 };
 
-static int place_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                       struct levee_error *err)
+static void take(void *arg, const struct levee_token *token, const struct levee_record *r)
 {
-    const struct place *p = self;
+    struct end *e = arg;
 
-    (void)err;
-    *ret_state = p->has_token ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = p->token;
-    return LEVEE_OK;
+    ck_assert(token->batch == e->batch || token->batch == e->batch + 1);
+    ck_assert_int_eq(levee_i64(r->value), (int64_t)e->records);
+    e->batch = token->batch;
+    e->records++;
 }
-
-static int place_begin(void *self, const struct levee_token *token, struct levee_error *err)
-{
-    struct place *p = self;
-
-    p->tries++;
-    if (p->down) {
-        return err_set(err, LEVEE_ECONNECTION, "the other side is away");
-    }
-    ck_assert_uint_eq(token->batch, p->token.batch + 1);
-    p->now = *token;
-    p->staged = 0;
-    return LEVEE_OK;
-}
-
-static int place_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                       struct levee_error *err)
-{
-    struct place *p = self;
-
-    (void)partition;
-    (void)err;
-    for (size_t i = 0; i < n; i++, p->staged++) {
-        ck_assert_int_eq(levee_i64(records[i].value), (int64_t)(p->records + p->staged));
-    }
-    return LEVEE_OK;
-}
-
-static int place_commit(void *self, struct levee_error *err)
-{
-    struct place *p = self;
-
-    (void)err;
-    p->token = p->now;
-    p->has_token = true;
-    p->records += p->staged;
-    p->commits++;
-    return LEVEE_OK;
-}
-
-static const struct levee_sink_ops place_ops = {.version = 1,
-                                                .kind = LEVEE_SINK_TRANSACTIONAL,
-                                                .last_token = place_token,
-                                                .begin = place_begin,
-                                                .write = place_write,
-                                                .commit = place_commit};
 
 struct job {
     struct levee_testing *sim;
     levee_context *ctx;
     levee_stream *source;
-    struct place first, second;
+    struct end first, second;
     bool with_letters;
     uint64_t letters;
     struct levee_options o;
@@ -115,10 +66,13 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
 {
     struct job *j = arg;
 
+    j->first.place.take = j->second.place.take = take;
+    j->first.place.arg = &j->first;
+    j->second.place.arg = &j->second;
     j->source = levee_queue_source(ctx, "in", 1);
     levee_stream *all = levee_map(j->source, pass, j);
-    (void)levee_sink(all, "first", &place_ops, &j->first);
-    (void)levee_sink(all, "second", &place_ops, &j->second);
+    (void)levee_sink(all, "first", &place_ops, &j->first.place);
+    (void)levee_sink(all, "second", &place_ops, &j->second.place);
     if (j->with_letters) {
         (void)levee_foreach_batch(levee_dead_letters(ctx), "letters", see_letters, j);
     }
@@ -189,6 +143,14 @@ static void must_have_all(const struct job *j)
     ck_assert_uint_eq(j->second.records, j->pushed - j->letters);
 }
 
+static void end(struct job *j)
+{
+    levee_free(j->ctx);
+    place_release(&j->first.place);
+    place_release(&j->second.place);
+    levee_sim_free(j->sim);
+}
+
 /* ---- tests ---- */
 
 START_TEST(the_first_goes_on_while_the_second_is_down)
@@ -197,20 +159,19 @@ START_TEST(the_first_goes_on_while_the_second_is_down)
 
     start(&j);
     push_some(&j, 10);
-    j.second.down = true;
+    j.second.place.down = true;
     push_some(&j, BATCHES);
     ck_assert_uint_ge(j.first.records, 10 + BATCHES - 3); /* the last may be on their way */
     ck_assert_uint_le(j.second.records, 10);
-    ck_assert_uint_gt(j.second.tries, 11);
+    ck_assert_uint_gt(j.second.place.tries, 11);
     /* Back: everything in order, which the sink itself checks. */
-    j.second.down = false;
+    j.second.place.down = false;
     levee_sim_run_ms(j.sim, 6000);
     ck_assert_uint_eq(j.second.records, 10 + BATCHES);
     push_some(&j, 10);
     must_drain(&j);
     must_have_all(&j);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
@@ -222,7 +183,7 @@ START_TEST(a_kill_while_one_is_far_ahead)
 
     start(&j);
     push_some(&j, 10);
-    j.second.down = true;
+    j.second.place.down = true;
     push_some(&j, BATCHES);
     uint64_t ahead = j.first.records;
     ck_assert_uint_gt(ahead, j.second.records + BATCHES / 2);
@@ -231,12 +192,11 @@ START_TEST(a_kill_while_one_is_far_ahead)
     start(&j);
     levee_sim_run_ms(j.sim, 200);
     ck_assert_uint_ge(j.first.records, ahead);
-    j.second.down = false;
+    j.second.place.down = false;
     push_some(&j, 10);
     must_drain(&j);
     must_have_all(&j);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
@@ -249,20 +209,19 @@ START_TEST(what_is_kept_is_bounded)
 
     j.o.buffer_bytes = 64 << 10;
     start(&j);
-    j.second.down = true;
+    j.second.place.down = true;
     while (push(&j, "a key long enough to fill some of the buffer ................") == LEVEE_OK) {
         ck_assert_uint_lt(j.pushed, 5000);
     }
     levee_context_metrics(j.ctx, &m);
     ck_assert_uint_gt(j.first.records, BATCHES / 4);
     ck_assert_uint_le(m.buffered_bytes_max, 64 << 10);
-    j.second.down = false;
+    j.second.place.down = false;
     levee_sim_run_ms(j.sim, 6000);
     push_some(&j, 10);
     must_drain(&j);
     must_have_all(&j);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
@@ -273,16 +232,15 @@ START_TEST(with_both_down_nothing_runs_ahead)
     struct levee_metrics m;
 
     start(&j);
-    j.first.down = j.second.down = true;
+    j.first.place.down = j.second.place.down = true;
     push_some(&j, BATCHES);
     levee_context_metrics(j.ctx, &m);
     ck_assert_uint_le(m.batches, 4);
-    j.first.down = j.second.down = false;
+    j.first.place.down = j.second.place.down = false;
     levee_sim_run_ms(j.sim, 6000);
     must_drain(&j);
     must_have_all(&j);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
@@ -294,19 +252,18 @@ START_TEST(a_sink_of_letters_waits_and_holds_up_nobody)
 
     j.with_letters = true;
     start(&j);
-    j.second.down = true;
+    j.second.place.down = true;
     for (unsigned i = 0; i < BATCHES; i++) {
         ck_assert_int_eq(push(&j, "k"), LEVEE_OK);
     }
     ck_assert_uint_ge(j.first.records, BATCHES - 3);
-    j.second.down = false;
+    j.second.place.down = false;
     levee_sim_run_ms(j.sim, 6000);
     ck_assert_int_eq(push(&j, ""), LEVEE_OK); /* the last: values are checked by their place */
     must_drain(&j);
     ck_assert_uint_eq(j.letters, 1);
     must_have_all(&j);
-    levee_free(j.ctx);
-    levee_sim_free(j.sim);
+    end(&j);
 }
 END_TEST
 
