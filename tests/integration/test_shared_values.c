@@ -289,6 +289,7 @@ START_TEST(a_version_found_after_a_process_death_outlasts_a_power_loss)
         code = code ? code : push_round(j, 1, &err);
         code = code ? code : swap_both(j, 2, &err);
         crashed = levee_sim_crashed(j->sim);
+        ck_assert(crashed || code == LEVEE_OK);
         levee_free(j->ctx);
         levee_sim_kill(j->sim);
         levee_sim_set(j->sim, &(struct levee_sim_options){.seed = step});
