@@ -69,7 +69,7 @@ static int ksink_open(void *self, const struct levee_token *identity, struct lev
     }
     rd_kafka_resp_err_t rc =
         kafka_ask_topic(s->reader, s->topic, KSINK_ASK_MS, &s->partition_count);
-    (void)rd_kafka_poll(s->reader, 0); /* runs the error callback */
+    ksink_reader_listen(s);
     if (is_unknown(rc) && s->create_partitions) {
         return create_topic(s, err);
     }

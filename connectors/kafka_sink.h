@@ -85,6 +85,7 @@ struct kafka_sink {
     bool clock_refused;         /* … for our clock */
     struct ksink_position anew; /* a record that lies before older ones; partition -1: none does */
     char client_error[256];
+    rd_kafka_resp_err_t reader_denied; /* what the reader's client was denied, told in events */
 };
 
 /* ---- kafka_sink.c ---- */
@@ -105,6 +106,8 @@ void ksink_token_text(const struct levee_token *t, char out[KSINK_TOKEN_TEXT]);
 bool ksink_token_parse(const char *text, size_t len, struct levee_token *ret);
 /* Does a say more than b: a later batch, or more of it? */
 bool ksink_token_newer(const struct levee_token *a, const struct levee_token *b);
+/* Takes the events of the reader's client: it tells only there, and once, that a group is denied. */
+void ksink_reader_listen(struct kafka_sink *s);
 /* The token of the group: NEVER, FOUND, FOREIGN (or LOST: not a text of ours). */
 int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
                      struct levee_token *ret, struct levee_error *err);

@@ -77,18 +77,17 @@ static bool is_ours(const struct kafka_sink *s, const struct levee_token *t)
 
 /* ---- reading it back ---- */
 
-/* That a group is denied the client tells in an event, while the question itself times out. */
-static rd_kafka_resp_err_t told(struct kafka_sink *s, rd_kafka_resp_err_t code)
+/* Not rd_kafka_poll: that hands the event to the error callback, as text. */
+void ksink_reader_listen(struct kafka_sink *s)
 {
     rd_kafka_message_t *m;
 
     while ((m = rd_kafka_consumer_poll(s->reader, 0)) != NULL) {
         if (m->err && ksink_outcome_of(m->err, false, false, false) == KSINK_REFUSED) {
-            code = m->err;
+            s->reader_denied = m->err;
         }
         rd_kafka_message_destroy(m);
     }
-    return code;
 }
 
 int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
@@ -103,8 +102,12 @@ int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
     rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(list, s->topic, 0);
     rd_kafka_resp_err_t rc = rd_kafka_committed(s->reader, list, KSINK_ASK_MS);
     rc = rc ? rc : p->err;
-    if (rc) {
-        rc = told(s, rc);
+    ksink_reader_listen(s);
+    if (!rc) {
+        s->reader_denied = RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
+    if (rc) { /* of a denied group: a time-out */
+        rc = s->reader_denied ? s->reader_denied : rc;
         enum ksink_outcome o = ksink_outcome_of(rc, false, true, false);
         code = ksink_error(s, o, "reading the token", rd_kafka_err2str(rc), err);
     } else if (p->offset < 0 && p->metadata_size == 0) {

@@ -229,6 +229,7 @@ int ksink_reader_open(struct kafka_sink *s, struct levee_error *err)
         return LEVEE_OK;
     }
     s->client_error[0] = 0;
+    s->reader_denied = RD_KAFKA_RESP_ERR_NO_ERROR;
     int code = client_new(s, KSINK_READER, &s->reader, err);
     if (code == LEVEE_OK) {
         (void)rd_kafka_poll_set_consumer(s->reader);

@@ -9,18 +9,24 @@
 #include <unistd.h>
 
 #include "levee/levee.h"
+#include "runtime/context.h"
 #include "tests/support/broker.h"
 
 #define LONG_VALUE  3000 /* above the topic's max.message.bytes, below the client's */
 #define TOPIC_LIMIT "max.message.bytes=2000"
 #define PATIENCE_MS 30000
 #define RECORDS_MAX 300
+#define ASKED_OFTEN 500
 
 static struct broker broker;
 
 static void start_broker(void)
 {
-    (void)broker_start(&broker, "4.1", 1, NULL);
+    static const char *const properties[] = {
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found=true", NULL};
+
+    (void)broker_start(&broker, "4.1", 1, properties);
 }
 
 static void stop_broker(void)
@@ -68,7 +74,7 @@ static struct job job_new(const char *const *topic_properties, int partitions)
     return j;
 }
 
-static void start(struct job *j)
+static void prepare(struct job *j)
 {
     struct levee_error err = {0};
     char line[1024];
@@ -79,9 +85,18 @@ static void start(struct job *j)
                               .program_id = "test"};
 
     j->sink.topic = j->topic;
-    ck_assert_msg(levee_get_or_create(&j->ctx, &o, build, j, &err) == LEVEE_OK &&
-                      levee_start(j->ctx, &err) == LEVEE_OK,
-                  "%s", levee_error_format(&err, line, sizeof line));
+    ck_assert_msg(levee_get_or_create(&j->ctx, &o, build, j, &err) == LEVEE_OK, "%s",
+                  levee_error_format(&err, line, sizeof line));
+}
+
+static void start(struct job *j)
+{
+    struct levee_error err = {0};
+    char line[1024];
+
+    prepare(j);
+    ck_assert_msg(levee_start(j->ctx, &err) == LEVEE_OK, "%s",
+                  levee_error_format(&err, line, sizeof line));
     j->pushed = levee_queue_durable(j->source);
 }
 
@@ -394,6 +409,37 @@ START_TEST(a_large_batch_is_committed_in_parts)
 }
 END_TEST
 
+/* ---- a group that may not be read ---- */
+
+/* The client tells it in one event, while the sink may be busy with another question. */
+START_TEST(a_denied_group_is_named_whenever_the_client_tells)
+{
+    const struct levee_token identity = {.context = "0123456789abcdef", .uid = "out"};
+    struct levee_error err = {0};
+    enum levee_token_state state;
+    struct levee_token token;
+    char group[128];
+    struct job j;
+
+    if (!broker_usable(&broker)) {
+        return;
+    }
+    j = job_new(NULL, 1);
+    (void)snprintf(group, sizeof group, "levee-sink-%s", j.topic);
+    BROKER_MUST(&broker, broker_deny(&broker, RD_KAFKA_RESOURCE_GROUP, group,
+                                     RD_KAFKA_ACL_OPERATION_DESCRIBE));
+    prepare(&j);
+    const struct rt_sink *sink = j.ctx->graph->sinks[0]->sink;
+    for (int i = 0; i < ASKED_OFTEN; i++) { /* the event comes during one of them */
+        ck_assert_int_eq(sink->ops->open(sink->self, &identity, &err), LEVEE_OK);
+    }
+    ck_assert_int_eq(sink->ops->last_token(sink->self, &state, &token, &err), LEVEE_ESINK_FAILED);
+    ck_assert_msg(strstr(err.found, "Group authorization failed") != NULL, "%s", err.found);
+    levee_free(j.ctx);
+    BROKER_MUST(&broker, broker_allow_all(&broker));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("the Kafka sink");
@@ -407,6 +453,7 @@ int main(void)
     tcase_add_test(c, headers_time_partition_and_tombstones_go_through);
     tcase_add_test(c, keys_lie_where_java_would_put_them);
     tcase_add_test(c, a_large_batch_is_committed_in_parts);
+    tcase_add_test(c, a_denied_group_is_named_whenever_the_client_tells);
     suite_add_tcase(s, c);
     return suite_main(s);
 }
