@@ -106,7 +106,7 @@ void ksink_token_text(const struct levee_token *t, char out[KSINK_TOKEN_TEXT]);
 bool ksink_token_parse(const char *text, size_t len, struct levee_token *ret);
 /* Does a say more than b: a later batch, or more of it? */
 bool ksink_token_newer(const struct levee_token *a, const struct levee_token *b);
-/* Takes the events of the reader's client: it tells only there, and once, that a group is denied. */
+/* Takes the events of the reader's client: only there, and once, is a denied group told of. */
 void ksink_reader_listen(struct kafka_sink *s);
 /* The token of the group: NEVER, FOUND, FOREIGN (or LOST: not a text of ours). */
 int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
