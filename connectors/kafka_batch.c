@@ -80,7 +80,16 @@ void ksink_delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
         s->suspect = s->suspect || is_refusal(m->err);
         return;
     }
-    if (m->partition < s->ends_cap && m->offset >= 0 && m->offset + 1 < s->ends[m->partition]) {
+    /* DUPLICATE_SEQUENCE_NUMBER, which the client takes for "delivered", numbering the records of
+     * the request from -1. A leader that refused a producer's first request and took the second,
+     * which was on its way, says so of the first when it comes again: it lies nowhere. */
+    if (m->offset < 0) {
+        s->delivery_error = RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    }
+    if (s->delivery_error) { /* this batch is written again: nothing is to be learnt from it */
+        return;
+    }
+    if (m->partition < s->ends_cap && m->offset + 1 < s->ends[m->partition]) {
         s->anew = (struct ksink_position){m->partition, m->offset, s->now.batch};
         s->delivery_error = RD_KAFKA_RESP_ERR__INCONSISTENT; /* ksink_error says it better */
         return;
