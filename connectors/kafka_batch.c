@@ -66,27 +66,27 @@ void ksink_delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
     uint64_t number = (uint64_t)(uintptr_t)m->_private & ~OWN_TIME;
 
     (void)rk;
-    if (m->err) {
-        s->delivery_error = s->delivery_error ? s->delivery_error : m->err;
+    /* "Delivered" without an offset was DUPLICATE_SEQUENCE_NUMBER. A leader that has refused a
+     * producer's first request and taken the second, which was on its way, says so of the first
+     * when it comes again: it lies nowhere. */
+    rd_kafka_resp_err_t code =
+        m->err || m->offset >= 0 ? m->err : RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+    if (code) {
+        s->delivery_error = s->delivery_error ? s->delivery_error : code;
         if (is_the_clock(m)) {
             s->clock_refused = true;
             return;
         }
-        if (is_refusal(m->err) && s->probing) {
+        if (is_refusal(code) && s->probing) {
             size_t size = m->len + m->key_len;
             s->limit = s->limit && s->limit < size ? s->limit : size;
-            add_refusal(s, number - 1, m->err);
+            add_refusal(s, number - 1, code);
         }
-        s->suspect = s->suspect || is_refusal(m->err);
-        return;
+        s->suspect = s->suspect || is_refusal(code);
     }
-    /* DUPLICATE_SEQUENCE_NUMBER, which the client takes for "delivered", numbering the records of
-     * the request from -1. A leader that refused a producer's first request and took the second,
-     * which was on its way, says so of the first when it comes again: it lies nowhere. */
-    if (m->offset < 0) {
-        s->delivery_error = RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
-    }
-    if (s->delivery_error) { /* this batch is written again: nothing is to be learnt from it */
+    /* This batch is written again: nothing is to be learnt from it. The client numbers what follows
+     * a record without an offset, from 0. */
+    if (s->delivery_error) {
         return;
     }
     if (m->partition < s->ends_cap && m->offset + 1 < s->ends[m->partition]) {

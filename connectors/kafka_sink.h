@@ -48,10 +48,11 @@ struct kafka_sink {
     uint32_t create_partitions;
     struct levee_sink_ops ops; /* refresh_ms is an option */
 
-    struct levee_token identity; /* context, uid and, from settle on, this life's epoch */
-    struct levee_token there;    /* the newest that is known to be committed */
-    rd_kafka_t *reader;          /* reads tokens; stable offsets only once `stable` */
-    bool stable;                 /* producers were initialised in this life */
+    struct levee_token identity;       /* context, uid and, from settle on, this life's epoch */
+    struct levee_token there;          /* the newest that is known to be committed */
+    rd_kafka_t *reader;                /* reads tokens; stable offsets only once `stable` */
+    rd_kafka_resp_err_t reader_denied; /* as it has told in events */
+    bool stable;                       /* producers were initialised in this life */
     /* Used in turn: while the broker still ends the transaction of one, the other begins its own.
      */
     struct ksink_producer {
@@ -85,7 +86,6 @@ struct kafka_sink {
     bool clock_refused;         /* … for our clock */
     struct ksink_position anew; /* a record that lies before older ones; partition -1: none does */
     char client_error[256];
-    rd_kafka_resp_err_t reader_denied; /* what the reader's client was denied, told in events */
 };
 
 /* ---- kafka_sink.c ---- */

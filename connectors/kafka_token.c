@@ -105,9 +105,10 @@ int ksink_token_read(struct kafka_sink *s, enum levee_token_state *ret_state,
     ksink_reader_listen(s);
     if (!rc) {
         s->reader_denied = RD_KAFKA_RESP_ERR_NO_ERROR;
+    } else if (s->reader_denied) { /* then the question itself only times out */
+        rc = s->reader_denied;
     }
-    if (rc) { /* of a denied group: a time-out */
-        rc = s->reader_denied ? s->reader_denied : rc;
+    if (rc) {
         enum ksink_outcome o = ksink_outcome_of(rc, false, true, false);
         code = ksink_error(s, o, "reading the token", rd_kafka_err2str(rc), err);
     } else if (p->offset < 0 && p->metadata_size == 0) {

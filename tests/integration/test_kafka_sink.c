@@ -1,20 +1,18 @@
 /*
  * The Kafka sink on a real broker, seen by a stranger with read_committed: what a record becomes,
  * which records are refused and where they go, how a batch is cut. Deaths and damage are
- * tests/fault/test_kafka_kills.c's and tests/fault-kafka's.
+ * tests/fault/test_kafka_kills.c's and tests/fault-kafka's. One answer that the real one gives by
+ * luck is the mock's.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <librdkafka/rdkafka.h>
-/* … which it needs */
-#include <librdkafka/rdkafka_mock.h>
-
 #include "levee/levee.h"
 #include "runtime/context.h"
 #include "tests/support/broker.h"
+#include "tests/support/broker_mock.h"
 
 #define LONG_VALUE  3000 /* above the topic's max.message.bytes, below the client's */
 #define TOPIC_LIMIT "max.message.bytes=2000"
@@ -67,7 +65,7 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     return levee_context_status(ctx, err);
 }
 
-static struct job job_new(const char *const *topic_properties, int partitions)
+static struct job job_on(struct broker *b)
 {
     static int n;
     struct job j = {.on_failure = LEVEE_DEAD_LETTER};
@@ -75,8 +73,15 @@ static struct job job_new(const char *const *topic_properties, int partitions)
     (void)snprintf(j.topic, sizeof j.topic, "sink-%d-%d", (int)getpid(), ++n);
     const char *tmp = getenv("TMPDIR"); /* run-tests clears it away */
     (void)snprintf(j.directory, sizeof j.directory, "%s/%s", tmp ? tmp : "/tmp", j.topic);
+    j.sink.brokers = broker_address(b);
+    return j;
+}
+
+static struct job job_new(const char *const *topic_properties, int partitions)
+{
+    struct job j = job_on(&broker);
+
     BROKER_MUST(&broker, broker_topic_create(&broker, j.topic, partitions, 1, topic_properties));
-    j.sink.brokers = broker_address(&broker);
     return j;
 }
 
@@ -453,31 +458,25 @@ END_TEST
  * such a record as delivered. Injected: the mock answers so without taking it. */
 START_TEST(a_record_reported_without_an_offset_is_written_again)
 {
-    char text[128];
-    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(), text, (int)sizeof text);
-    rd_kafka_mock_cluster_t *mock = rk ? rd_kafka_mock_cluster_new(rk, 1) : NULL;
-    struct job j = {.topic = "out", .sink = {.at_least_once = true}};
     struct broker_log out;
     bool there[PUSHED] = {false};
+    struct mock mock;
+    char key[12];
 
-    ck_assert_msg(mock != NULL, "%s", text);
-    ck_assert_int_eq(rd_kafka_mock_topic_create(mock, "out", 1, 1), 0);
-    (void)snprintf(broker.address, sizeof broker.address, "%s",
-                   rd_kafka_mock_cluster_bootstraps(mock));
-    j.sink.brokers = broker_address(&broker);
-    const char *tmp = getenv("TMPDIR");
-    (void)snprintf(j.directory, sizeof j.directory, "%s/mock-%d", tmp ? tmp : "/tmp",
-                   (int)getpid());
-    rd_kafka_mock_push_request_errors(mock, PRODUCE, 1,
+    mock_open(&mock, 1);
+    struct job j = job_on(&mock.broker);
+    j.sink.at_least_once = true;
+    mock_topic(&mock, j.topic, 1);
+    rd_kafka_mock_push_request_errors(mock.cluster, PRODUCE, 1,
                                       RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER);
     start(&j);
     push_numbers(&j, 1, PUSHED);
     must_drain(&j);
-    BROKER_MUST(&broker, broker_read_committed(&broker, "out", &out));
+    BROKER_MUST(&mock.broker, broker_read_committed(&mock.broker, j.topic, &out));
     for (size_t i = 0; i < out.count; i++) {
         const rd_kafka_message_t *m = out.records[i];
-        (void)snprintf(text, sizeof text, "%.*s", (int)m->key_len, (const char *)m->key);
-        unsigned long n = strtoul(text, NULL, 10);
+        (void)snprintf(key, sizeof key, "%.*s", (int)m->key_len, (const char *)m->key);
+        unsigned long n = strtoul(key, NULL, 10);
         ck_assert(n >= 1 && n <= PUSHED);
         there[n - 1] = true;
     }
@@ -485,8 +484,7 @@ START_TEST(a_record_reported_without_an_offset_is_written_again)
         ck_assert_msg(there[i], "%zu is lost", i + 1);
     }
     broker_log_release(&out);
-    rd_kafka_mock_cluster_destroy(mock);
-    rd_kafka_destroy(rk);
+    mock_close(&mock);
 }
 END_TEST
 

@@ -6,33 +6,21 @@
  * that is lost, changed, or taken twice shows as a text that is missing, new, or counted twice. The
  * expected texts are made by the test from what it has sent.
  *
- * Brokers: librdkafka's mock inside the test process, or a real one (tests/support/broker.h).
- * Messages go into both by broker_send.
+ * Brokers: librdkafka's mock inside the test process (tests/support/broker_mock.h), or a real one
+ * (broker.h). Messages go into both by broker_send.
  */
 #ifndef LEVEE_TESTS_KAFKA_SOURCE_RIG_H
 #define LEVEE_TESTS_KAFKA_SOURCE_RIG_H
 
-#include <librdkafka/rdkafka.h>
-#include <librdkafka/rdkafka_mock.h>
 #include <pthread.h>
 
 #include "levee/levee.h"
 #include "tests/support/broker.h"
+#include "tests/support/broker_mock.h"
 
 #define RIG_TEXT        512
 #define RIG_PATIENCE_MS 30000
 #define RIG_POISONED    (-77) /* what the function returns */
-
-/* ---- the mock broker ---- */
-
-struct mock {
-    rd_kafka_t *rk;
-    rd_kafka_mock_cluster_t *cluster;
-    struct broker broker; /* for broker_send */
-};
-void mock_open(struct mock *m, int brokers);
-void mock_topic(struct mock *m, const char *topic, int partitions);
-void mock_close(struct mock *m);
 
 /* ---- a context that reads ---- */
 

@@ -13,8 +13,7 @@
 
 static rd_kafka_t *client(const char *brokers)
 {
-    /* One request at a time: with more, a new leader may refuse the first and take the second, and
-     * the client reports the first as delivered. */
+    /* One request at a time: docs/kafka.md, "Delivered" without an offset. */
     static const char *const settings[][2] = {{"enable.idempotence", "true"},
                                               {"max.in.flight", "1"},
                                               {"message.timeout.ms", "0"},

@@ -155,8 +155,7 @@ enum broker_code broker_send(struct broker *b, const char *topic,
     static const struct broker_how plain;
     struct delivery d = {0};
     char id[128];
-    /* One request at a time: a topic's new leader may refuse the first and take the second, and
-     * then the client reports the first as delivered. */
+    /* One request at a time: docs/kafka.md, "Delivered" without an offset. */
     const char *properties[PROPERTIES_MAX + 1] = {"enable.idempotence=true", "linger.ms=0",
                                                   "retry.backoff.ms=5", "max.in.flight=1"};
     size_t n = 4;
