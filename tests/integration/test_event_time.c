@@ -12,86 +12,36 @@
 #include "base/base.h"
 #include "levee/connect.h"
 #include "levee/testing.h"
+#include "tests/integration/place.h"
 #include "tests/support/suite.h"
 
 #define LINES    512
 #define INTERVAL 10
 
-/* A transactional sink in memory that outlives its context. */
-struct place {
-    uint64_t token_batch, token_epoch;
-    char lines[LINES][64], staged[LINES][64];
-    size_t count, staged_count;
-    struct levee_token now;
+/* What a sink has, a line for each record. */
+struct lines {
+    struct place place;
+    char lines[LINES][64];
+    size_t count;
 };
 
-static int place_token(void *self, enum levee_token_state *ret_state, struct levee_token *ret,
-                       struct levee_error *err)
+static void take(void *arg, const struct levee_token *token, const struct levee_record *r)
 {
-    struct place *p = self;
+    struct lines *to = arg;
+    struct levee_event_window_info w;
 
-    (void)err;
-    *ret_state = p->token_batch ? LEVEE_TOKEN_FOUND : LEVEE_TOKEN_NEVER;
-    *ret = (struct levee_token){.batch = p->token_batch, .epoch = p->token_epoch};
-    return LEVEE_OK;
-}
-
-static int place_begin(void *self, const struct levee_token *token, struct levee_error *err)
-{
-    struct place *p = self;
-
-    (void)err;
-    p->now = *token;
-    p->staged_count = 0;
-    return LEVEE_OK;
-}
-
-static int place_write(void *self, size_t partition, const struct levee_record *records, size_t n,
-                       struct levee_error *err)
-{
-    struct place *p = self;
-
-    (void)partition;
-    (void)err;
-    for (size_t i = 0; i < n; i++) {
-        const struct levee_record *r = &records[i];
-        struct levee_event_window_info w;
-        ck_assert_uint_lt(p->staged_count, LINES);
-        char *to = p->staged[p->staged_count++];
-        if (levee_event_window_of(r->value, &w)) {
-            (void)snprintf(to, 64, "%.*s [%" PRId64 ",%" PRId64 ") %d: %" PRId64, (int)r->key.len,
-                           (const char *)r->key.data, w.start_ms, w.end_ms, (int)w.firing,
-                           levee_i64(w.value));
-        } else {
-            (void)snprintf(to, 64, "%.*s %" PRId64, (int)r->key.len, (const char *)r->key.data,
-                           r->time_ms);
-        }
+    (void)token;
+    ck_assert_uint_lt(to->count, LINES);
+    char *line = to->lines[to->count++];
+    if (levee_event_window_of(r->value, &w)) {
+        (void)snprintf(line, sizeof to->lines[0], "%.*s [%" PRId64 ",%" PRId64 ") %d: %" PRId64,
+                       (int)r->key.len, (const char *)r->key.data, w.start_ms, w.end_ms,
+                       (int)w.firing, levee_i64(w.value));
+    } else {
+        (void)snprintf(line, sizeof to->lines[0], "%.*s %" PRId64, (int)r->key.len,
+                       (const char *)r->key.data, r->time_ms);
     }
-    return LEVEE_OK;
 }
-
-static int place_commit(void *self, struct levee_error *err)
-{
-    struct place *p = self;
-
-    (void)err;
-    ck_assert_uint_gt(p->now.batch, p->token_batch);
-    ck_assert_uint_le(p->count + p->staged_count, LINES);
-    memcpy(p->lines[p->count], p->staged, p->staged_count * sizeof p->staged[0]);
-    p->count += p->staged_count;
-    p->token_batch = p->now.batch;
-    p->token_epoch = p->now.epoch;
-    return LEVEE_OK;
-}
-
-static const struct levee_sink_ops place_ops = {
-    .version = 1,
-    .kind = LEVEE_SINK_TRANSACTIONAL,
-    .last_token = place_token,
-    .begin = place_begin,
-    .write = place_write,
-    .commit = place_commit,
-};
 
 /* ---- the job ---- */
 
@@ -99,7 +49,7 @@ struct job {
     struct levee_testing *sim;
     levee_context *ctx;
     levee_stream *source, *other;
-    struct place place, late;
+    struct lines out, late;
     struct levee_event_time_options time;
     struct levee_event_window window; /* no lengths: none */
     bool plain;                       /* no event time at all */
@@ -134,8 +84,8 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     j->source = levee_queue_source(ctx, "in", 2);
     j->other = levee_queue_source(ctx, "other", 1);
     if (j->plain) {
-        (void)levee_sink(j->source, "place", &place_ops, &j->place);
-        (void)levee_sink(j->other, "late", &place_ops, &j->late);
+        (void)levee_sink(j->source, "place", &place_ops, &j->out.place);
+        (void)levee_sink(j->other, "late", &place_ops, &j->late.place);
         return levee_context_status(ctx, err);
     }
     levee_stream *a = levee_event_time(j->source, "time", NULL, &j->time, NULL);
@@ -146,9 +96,9 @@ static int build(levee_context *ctx, void *arg, struct levee_error *err)
     } else if (j->window.gap_ms || j->window.length_ms) {
         s = levee_event_window(s, "windows", &levee_count_values, &j->window);
     }
-    (void)levee_sink(s, "place", &place_ops, &j->place);
+    (void)levee_sink(s, "place", &place_ops, &j->out.place);
     (void)levee_sink(j->time.late == LEVEE_LATE_SIDE ? levee_late(a) : levee_late(s), "late",
-                     &place_ops, &j->late);
+                     &place_ops, &j->late.place);
     return levee_context_status(ctx, err);
 }
 
@@ -164,7 +114,7 @@ static int build_without_late(levee_context *ctx, void *arg, struct levee_error 
     } else if (j->window.gap_ms || j->window.length_ms) {
         s = levee_event_window(a, "windows", &levee_count_values, &j->window);
     }
-    (void)levee_sink(s, "place", &place_ops, &j->place);
+    (void)levee_sink(s, "place", &place_ops, &j->out.place);
     return levee_context_status(ctx, err);
 }
 
@@ -190,6 +140,8 @@ static struct job *job_new(uint64_t seed)
     ck_assert_ptr_nonnull(j);
     ck_assert_int_eq(levee_sim_new(&j->sim, &(struct levee_sim_options){.seed = seed}, NULL),
                      LEVEE_OK);
+    j->out.place = (struct place){.take = take, .arg = &j->out};
+    j->late.place = (struct place){.take = take, .arg = &j->late};
     j->window = (struct levee_event_window){.gap_ms = 100, .bounds = true, .late = LEVEE_LATE_SIDE};
     j->o = (struct levee_options){.directory = "state",
                                   .batch_interval_ms = INTERVAL,
@@ -269,6 +221,8 @@ static void die(struct job *j, bool power)
 static void end(struct job *j)
 {
     levee_free(j->ctx);
+    place_release(&j->out.place);
+    place_release(&j->late.place);
     levee_sim_free(j->sim);
     free(j);
 }
@@ -278,15 +232,15 @@ static int by_line(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-static void expect_lines(struct place *p, const char *const *want, size_t n)
+static void expect_lines(struct lines *p, const char *const *want, size_t n)
 {
     qsort(p->lines, p->count, sizeof p->lines[0], by_line);
     for (size_t i = 0; i < p->count || i < n; i++) {
         ck_assert_str_eq(i < p->count ? p->lines[i] : "nothing", i < n ? want[i] : "nothing");
     }
 }
-#define EXPECT(place, ...)                                                                         \
-    expect_lines(place, ((const char *const[]){__VA_ARGS__}),                                      \
+#define EXPECT(lines, ...)                                                                         \
+    expect_lines(lines, ((const char *const[]){__VA_ARGS__}),                                      \
                  ARRAY_LEN(((const char *const[]){__VA_ARGS__})))
 
 /* ---- sessions through deaths ---- */
@@ -301,7 +255,7 @@ static int by_time(const void *a, const void *b)
 }
 
 static void expected_sessions(const char *keys, const int64_t *times, int64_t watermark,
-                              struct place *ret)
+                              struct lines *ret)
 {
     for (int key = 'a'; key <= 'c'; key++) {
         int64_t own[PUSHES];
@@ -330,7 +284,7 @@ static void expected_sessions(const char *keys, const int64_t *times, int64_t wa
 START_TEST(f20_sessions_come_once_through_a_death_after_every_push)
 {
     struct job *j = job_new(5 + (uint64_t)_i);
-    static struct place want;
+    static struct lines want;
     char keys[PUSHES];
     int64_t times[PUSHES], front = 1000;
     uint64_t rng = (uint64_t)_i + 99;
@@ -359,9 +313,9 @@ START_TEST(f20_sessions_come_once_through_a_death_after_every_push)
     expected_sessions(keys, times, max - 60, &want);
     ck_assert_uint_gt(want.count, 8);
     qsort(want.lines, want.count, sizeof want.lines[0], by_line);
-    qsort(j->place.lines, j->place.count, sizeof want.lines[0], by_line);
-    for (size_t i = 0; i < want.count || i < j->place.count; i++) {
-        ck_assert_str_eq(i < j->place.count ? j->place.lines[i] : "nothing",
+    qsort(j->out.lines, j->out.count, sizeof want.lines[0], by_line);
+    for (size_t i = 0; i < want.count || i < j->out.count; i++) {
+        ck_assert_str_eq(i < j->out.count ? j->out.lines[i] : "nothing",
                          i < want.count ? want.lines[i] : "nothing");
     }
     end(j);
@@ -398,7 +352,7 @@ START_TEST(a_replay_sees_the_watermarks_that_were_logged)
     levee_context_metrics(j->ctx, &m);
     ck_assert_uint_eq(m.records_late, 2);
     EXPECT(&j->late, "b 94", "f 20");
-    EXPECT(&j->place, "a 100", "c 95", "d 200", "e 194");
+    EXPECT(&j->out, "a 100", "c 95", "d 200", "e 194");
     end(j);
 }
 END_TEST
@@ -479,7 +433,7 @@ START_TEST(a_tick_runs_a_batch_only_when_something_is_due)
     push(j, 'b', 150); /* now it is: one batch for b, and one without input */
     levee_sim_run_ms(j->sim, 5000);
     ck_assert_uint_eq(j->batches, 4);
-    EXPECT(&j->place, "a [0,150) 0: 2");
+    EXPECT(&j->out, "a [0,150) 0: 2");
     drain(j);
     ck_assert_uint_eq(j->batches, 4);
     end(j);
@@ -497,10 +451,10 @@ START_TEST(an_idle_source_lets_go_in_one_batch)
     push(j, 'a', 500);
     push(j, 'a', 1000);
     levee_sim_run_ms(j->sim, 900);
-    ck_assert_uint_eq(j->place.count, 0);
+    ck_assert_uint_eq(j->out.count, 0);
     ck_assert_uint_eq(j->batches, 3);
     levee_sim_run_ms(j->sim, 500);
-    EXPECT(&j->place, "a [500,600) 0: 1", "b [10,110) 0: 1");
+    EXPECT(&j->out, "a [500,600) 0: 1", "b [10,110) 0: 1");
     ck_assert_uint_eq(j->batches, 4);
     push_other(j, 'b', 700); /* back again, too late */
     push(j, 'c', 1001);
@@ -525,9 +479,9 @@ START_TEST(a_processing_timer_makes_its_tick_due_also_after_a_restart)
         start(j, build_without_late);
     }
     levee_sim_run_ms(j->sim, 400);
-    ck_assert_uint_eq(j->place.count, 0);
+    ck_assert_uint_eq(j->out.count, 0);
     levee_sim_run_ms(j->sim, 1000);
-    EXPECT(&j->place, "a 1"); /* at the watermark */
+    EXPECT(&j->out, "a 1"); /* at the watermark */
     ck_assert_uint_eq(j->batches, 2);
     levee_sim_run_ms(j->sim, 5000);
     ck_assert_uint_eq(j->batches, 2);
@@ -558,7 +512,7 @@ START_TEST(a_drain_fires_what_is_complete)
     } else {
         drain(j);
     }
-    EXPECT(&j->place, "a [10,110) 0: 1");
+    EXPECT(&j->out, "a [10,110) 0: 1");
     end(j);
 }
 END_TEST
@@ -584,7 +538,7 @@ START_TEST(other_lengths_are_refused_and_nothing_is_touched)
     start(j, build_without_late);
     push(j, 'b', 110);
     drain(j);
-    EXPECT(&j->place, "a [10,110) 0: 1");
+    EXPECT(&j->out, "a [10,110) 0: 1");
     end(j);
 }
 END_TEST
