@@ -5,6 +5,7 @@
  */
 #include "tests/unit/test_wal_trim.h"
 
+/* For every LSN: what is removed are exactly the segments all of whose frames are below it. */
 START_TEST(only_segments_below_the_limit_are_trimmed)
 {
     rig_new(30);

@@ -95,8 +95,6 @@ static inline uint64_t first_on_disk(void)
     return first;
 }
 
-/* For every LSN: what is removed are exactly the segments all of whose frames are below it. */
-
 /* As at checkpoints: frames, then all of them trimmed. */
 static inline void cycle(size_t frames)
 {
