@@ -245,6 +245,7 @@ static void delivered(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
     (void)rk;
     (void)opaque;
     rig_kafka(m->err, "a message was not delivered");
+    bench_must(m->offset >= 0, "a message was not delivered, and lies nowhere");
 }
 
 rd_kafka_t *rig_producer(const char *settings)
@@ -342,8 +343,10 @@ void rig_topic_delete(const char *topic)
 void rig_fill(const char *topic, int partitions, uint64_t count,
               void (*make)(void *arg, uint64_t i, struct rig_record *ret), void *arg)
 {
-    rd_kafka_t *rk = rig_producer("linger.ms=20 batch.size=400000 batch.num.messages=100000 "
-                                  "queue.buffering.max.messages=400000 enable.idempotence=true");
+    /* One request at a time: docs/kafka.md, "Delivered" without an offset. */
+    rd_kafka_t *rk =
+        rig_producer("linger.ms=20 batch.size=400000 batch.num.messages=100000 "
+                     "max.in.flight=1 queue.buffering.max.messages=400000 enable.idempotence=true");
     rd_kafka_topic_t *rkt = rig_meet(rk, topic);
 
     for (uint64_t i = 0; i < count; i++) {
