@@ -36,6 +36,7 @@ static int write(void *self, size_t partition, const struct levee_record *record
     for (size_t i = 0; i < n; i++) {
         buf_slice(&p->staged, records[i].key);
         buf_slice(&p->staged, records[i].value);
+        buf_u64(&p->staged, (uint64_t)records[i].time_ms);
     }
     return p->staged.failed ? err_nomem(err, p->staged.len) : LEVEE_OK;
 }
@@ -50,6 +51,7 @@ static int commit(void *self, struct levee_error *err)
     while (cur_left(&c) && p->take) {
         struct levee_record r = {.key = cur_slice(&c)};
         r.value = cur_slice(&c);
+        r.time_ms = (int64_t)cur_u64(&c);
         p->take(p->arg, &p->token, &r);
     }
     return LEVEE_OK;

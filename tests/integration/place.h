@@ -16,7 +16,7 @@ struct place {
     struct levee_token token; /* of the newest batch that was committed; batch 0: none */
     uint64_t tries;           /* begins, those that failed included */
     struct levee_token now;
-    struct buf staged; /* key and value of each record */
+    struct buf staged; /* key, value and time of each record */
 };
 extern const struct levee_sink_ops place_ops; /* self: a place */
 
